@@ -1,0 +1,57 @@
+"""Durations and sizes as people write them."""
+
+import re
+from datetime import timedelta
+
+from velodrome.core.errors import ConfigurationError
+
+__all__ = ["parse_duration", "show_bytes", "show_duration"]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*")
+
+
+def parse_duration(text: str) -> timedelta:
+    """A number and one of s, m, h, d, w.
+
+    Raises:
+        ConfigurationError: any other text.
+
+    >>> parse_duration("14d").days
+    14
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise ConfigurationError("a duration is a number and one of s, m, h, d, w", received=text, remedy="write for example '7d' or '12h'")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+def show_duration(seconds: float) -> str:
+    """A duration for a person.
+
+    >>> show_duration(0.0123), show_duration(75), show_duration(7300)
+    ('12 ms', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def show_bytes(count: float) -> str:
+    """A size for a person, in powers of 1024.
+
+    >>> show_bytes(512), show_bytes(1536)
+    ('512 B', '1.5 KiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"

@@ -1,0 +1,242 @@
+"""The ledger's interface: what an implementation promises, and the values that go in and out.
+
+Everything that happens is a *commit*: a list of writes that take effect together or not at all. There are five kinds of
+write, so a new noun of the product is a new record, never a new method here.
+
+Records are immutable and named by their digest. Edges run from a result to what it was made from. Events form one hash
+chain per subject. A pointer is the only thing that changes: a subject's present value, moved by compare-and-set, and each
+move appends its event to the subject's chain in the same commit; aliases and states are pointers. Series blocks hold
+metric histories as bytes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from velodrome.core.digest import Digest, canonical, decode, digest_bytes
+from velodrome.core.errors import IntegrityError, NotFound
+from velodrome.core.values import Record
+
+__all__ = [
+    "Append",
+    "Block",
+    "Edge",
+    "Event",
+    "Ledger",
+    "Link",
+    "Move",
+    "Pointer",
+    "Put",
+    "Stored",
+    "Write",
+    "digest_record",
+    "read_record",
+    "verify_chain",
+]
+
+_R = TypeVar("_R", bound=Record)
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Keep a record; putting an equal record again changes nothing. `name` is what `records` filters by."""
+
+    record: Record
+    name: str = ""
+
+
+class Link(msgspec.Struct, frozen=True):
+    """Keep an edge from a result to one of its inputs; repeating it changes nothing."""
+
+    src: str
+    dst: str
+    role: str
+
+
+class Append(msgspec.Struct, frozen=True):
+    """Append an event to the chain of `subject`. `body` is plain JSON with ids, never personal data."""
+
+    subject: str
+    type: str
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Move the pointer of `subject` from `expected` to `value` (None: no value) and append the event that says so.
+
+    The commit fails with PointerMoved when the present value is not `expected`.
+    """
+
+    subject: str
+    expected: str | None
+    value: str | None
+    type: str
+    body: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Points of one metric series of one attempt of a run, encoded by the registry; the same block again changes nothing."""
+
+    run: str
+    series: str
+    attempt: int
+    first_step: int
+    last_step: int
+    count: int
+    data: bytes
+
+
+Write = Put | Link | Append | Move | Block
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A record as it lies in the ledger: `payload` is its canonical JSON, whose digest is `digest`."""
+
+    digest: Digest
+    kind: str
+    name: str
+    created: datetime
+    actor: str
+    payload: bytes
+
+
+class Edge(msgspec.Struct, frozen=True):
+    src: str
+    dst: str
+    role: str
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One link of a subject's chain; `digest` covers all other fields, `previous` is the digest of the event before."""
+
+    subject: str
+    seq: int
+    type: str
+    time: datetime
+    actor: str
+    body: dict[str, Any]
+    previous: str
+    digest: str = ""
+
+    def sealed(self) -> "Event":
+        """This event with its digest."""
+        return msgspec.structs.replace(self, digest=digest_bytes(canonical(msgspec.structs.replace(self, digest=""))))
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """The present value of a subject; `revision` counts its moves from 1."""
+
+    subject: str
+    value: str | None
+    revision: int
+    moved: datetime
+
+
+class Ledger(ABC):
+    """Where everything that happened is kept.
+
+    Contract, held by `velodrome.testing.ledger` for every implementation:
+    - `commit` is atomic and durable: after it returns the writes survive a kill of the process and of the machine; when it
+      raises, none of them is there. Writes take effect in their order; readers see all of a commit or nothing of it.
+    - Commits of many threads and processes are serialised: each sees the effect of those before it.
+    - Reads see every commit that returned before the read began.
+    - A handle may be shared by threads. A handle used in a forked child raises StorageError.
+    - Nothing that was put, linked, appended or blocked ever changes or goes.
+    """
+
+    @abstractmethod
+    def commit(self, writes: Sequence[Write], *, actor: str, now: datetime) -> None:
+        """Apply the writes together.
+
+        Raises:
+            PointerMoved: a Move whose `expected` is not the present value; `received` is the present value.
+            StorageError: the database refused; nothing was written.
+        """
+
+    @abstractmethod
+    def get(self, digest: str) -> Stored | None:
+        """The record of that digest, its payload verified.
+
+        Raises:
+            IntegrityError: the stored payload is not what its digest says.
+        """
+
+    @abstractmethod
+    def records(self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None) -> list[Stored]:
+        """Records of a kind in the order in which they were put."""
+
+    @abstractmethod
+    def edges(self, node: str, *, incoming: bool = False, role: str | None = None) -> list[Edge]:
+        """Edges out of `node` (or into it), ordered by role and end, optionally of one role."""
+
+    @abstractmethod
+    def events(self, subject: str) -> list[Event]:
+        """The chain of a subject, oldest first."""
+
+    @abstractmethod
+    def pointer(self, subject: str) -> Pointer | None:
+        """The pointer of a subject, or None if it never moved."""
+
+    @abstractmethod
+    def pointers(self, prefix: str) -> list[Pointer]:
+        """Every pointer whose subject starts with `prefix`, ordered by subject."""
+
+    @abstractmethod
+    def blocks(self, run: str, series: str | None = None) -> list[Block]:
+        """The series blocks of a run, ordered by series, attempt and first step."""
+
+    @abstractmethod
+    def subjects(self, prefix: str = "") -> list[str]:
+        """Every subject that has a chain of events, ordered."""
+
+    @abstractmethod
+    def scan(self) -> Iterator[Stored]:
+        """Every record in the order in which it was put, payloads *not* verified: for `doctor`, which reports all damage."""
+
+    @abstractmethod
+    def check(self) -> list[str]:
+        """What the database itself finds wrong with its files; empty when nothing is."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the handle's resources back; the handle is of no further use."""
+
+
+def digest_record(record: Record) -> Digest:
+    """The name of a record: the digest of its canonical JSON."""
+    return digest_bytes(canonical(record))
+
+
+def read_record(ledger: Ledger, digest: str, type_: type[_R]) -> _R:
+    """The record of that digest as a value.
+
+    Raises:
+        NotFound: there is no such record, or it is of another kind.
+        IntegrityError: it was changed by hand.
+    """
+    stored = ledger.get(digest)
+    if stored is None or stored.kind != type_.kind():
+        raise NotFound(
+            f"there is no {type_.kind()} of that digest", received=digest if stored is None else f"{digest}, a {stored.kind}", remedy="is this the right workspace?"
+        )
+    return decode(stored.payload, type_)
+
+
+def verify_chain(subject: str, events: Sequence[Event]) -> None:
+    """Check that no event of a chain was edited, removed or reordered.
+
+    Raises:
+        IntegrityError: names the first event that does not fit.
+    """
+    previous = ""
+    for position, event in enumerate(events, start=1):
+        intact = event.seq == position and event.previous == previous and event.sealed().digest == event.digest and event.subject == subject
+        if not intact:
+            raise IntegrityError(
+                f"the chain of {subject!r} is broken at event {position}", received=f"event {event.seq} ({event.type})", remedy="restore the ledger from a backup"
+            )
+        previous = event.digest
+
+

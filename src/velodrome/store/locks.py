@@ -1,0 +1,34 @@
+"""Exclusive locks between processes of one machine. The kernel frees them when the holder dies, kill -9 included."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from velodrome.core.errors import RunHeld
+from velodrome.store.files import make_folder
+
+__all__ = ["hold"]
+
+
+@contextmanager
+def hold(path: Path, holder: str) -> Iterator[None]:
+    """Hold the lock file `path` during the block; `holder` is what others are told.
+
+    Raises:
+        RunHeld: another process holds it; the message names that process.
+    """
+    make_folder(path.parent)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.pread(handle, 1000, 0).decode(errors="replace") or "a process that has just begun"
+            raise RunHeld("the same run is being executed by another process", received=other, remedy="wait for it to end, or end that process") from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, holder.encode(), 0)
+        yield
+    finally:
+        os.close(handle)
