@@ -74,6 +74,7 @@ class ExitCode(IntEnum):
     DIVERGED = 6
     ARTIFACT = 7
     REFUSED = 8
+    INTERRUPTED = 130
 
 
 class VelodromeError(Exception):

@@ -15,7 +15,7 @@ import msgspec
 
 from velodrome.core.errors import RecipeError, nearest
 
-__all__ = ["Record", "Value"]
+__all__ = ["Record", "Value", "describe"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -68,6 +68,34 @@ class Value(msgspec.Struct, frozen=True, tag_field="type", metaclass=_Meta):
             if isinstance(value, int) and not isinstance(value, bool) and _accepts(hint, 1.5) and not _accepts(hint, value, exact=True):
                 msgspec.structs.force_setattr(self, name, float(value))
             _check(self, name, value, hint)
+
+
+def describe(value: object) -> Any:
+    """`value` as plain JSON values: structs with their tag, functions as module:name, estimators by class and parameters.
+
+    Raises:
+        RecipeError: something that has no canonical form.
+
+    >>> describe((1, describe))
+    [1, 'velodrome.core.values:describe']
+    """
+    if isinstance(value, msgspec.Struct):
+        tag = {value.__struct_config__.tag_field: value.__struct_config__.tag} if value.__struct_config__.tag else {}
+        return tag | {name: describe(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, types.FunctionType | type | types.BuiltinFunctionType):
+        return f"{value.__module__}:{value.__qualname__}"
+    if hasattr(value, "get_params"):
+        kind = type(value)
+        return {"estimator": f"{kind.__module__}:{kind.__qualname__}", "parameters": describe(value.get_params(deep=False))}
+    if hasattr(value, "item"):
+        return describe(value.item())
+    raise RecipeError("a value in the recipe has no canonical form", received=f"{value!r} ({type(value).__name__})", remedy="use numbers, texts, named functions or velodrome's values")
 
 
 def _signature(cls: type) -> str:

@@ -91,13 +91,13 @@ class Metric:
         0.75
 
         Raises:
-            LabelError, DataError: as `bind`; DataError also where the value is not finite.
+            LabelError, DataError: as `bind`; LabelError also where the value is not finite.
         """
         weighted = self.bind(target, prediction)
         value = float(weighted(_one_row_of_weights(weight, np.shape(target)[0]))[0])
         if not np.isfinite(value):
-            raise DataError(
-                f"{self.name} is undefined on these rows", received=value, remedy="evaluate on more rows, or another metric"
+            raise LabelError(
+                f"{self.name} is undefined on these rows", received=value, remedy="evaluate on more rows, or by another metric"
             )
         return value
 

@@ -92,7 +92,7 @@ class SqliteLedger(Ledger):
         return None if row is None else _pointer(row)
 
     def pointers(self, prefix: str) -> list[Pointer]:
-        query = sa.select(schema.pointer).where(schema.pointer.c.subject.startswith(prefix, autoescape=True))
+        query = sa.select(schema.pointer).where(_starts(schema.pointer.c.subject, prefix))
         return [_pointer(row) for row in self._all(query.order_by(schema.pointer.c.subject))]
 
     def blocks(self, run: str, series: str | None = None) -> list[Block]:
@@ -104,7 +104,7 @@ class SqliteLedger(Ledger):
         return [Block(*row) for row in self._all(query.order_by(columns.series, columns.attempt, columns.first_step))]
 
     def subjects(self, prefix: str = "") -> list[str]:
-        query = sa.select(schema.event.c.subject).where(schema.event.c.seq == 1, schema.event.c.subject.startswith(prefix, autoescape=True))
+        query = sa.select(schema.event.c.subject).where(schema.event.c.seq == 1, _starts(schema.event.c.subject, prefix))
         return [row[0] for row in self._all(query.order_by(schema.event.c.subject))]
 
     def scan(self) -> Iterator[Stored]:
@@ -217,12 +217,18 @@ def _block(connection: sa.Connection, write: Block, actor: str, now: datetime) -
 _APPLY: dict[type, Any] = {Put: _put, Link: _link, Append: _append, Move: _move, Block: _block}
 
 
+def _starts(column: sa.Column[Any], prefix: str) -> sa.ColumnElement[bool]:
+    """Whether a text starts with `prefix`: a range, since LIKE ignores case in SQLite and would not use the index."""
+    return column.between(prefix, prefix + chr(0x10FFFF))
+
+
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _stored(row: sa.Row[Any]) -> Stored:
-    return Stored(Digest(row.digest), row.kind, row.name, datetime.fromisoformat(row.created), row.actor, row.payload)
+    payload = row.payload if isinstance(row.payload, bytes) else str(row.payload).encode()  # an edit by hand may leave text
+    return Stored(Digest(row.digest), row.kind, row.name, datetime.fromisoformat(row.created), row.actor, payload)
 
 
 def _event(row: sa.Row[Any]) -> Event:

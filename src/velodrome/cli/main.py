@@ -1,0 +1,53 @@
+"""The program `velodrome`: all commands, and the one place where an error becomes words and an exit code."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from velodrome.cli import data, models, runs, work
+from velodrome.cli.output import print_error
+from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
+from velodrome.core.logging import configure_logging
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="velodrome",
+    help="The whole life of a trained model: data, training, gates, approval, and what is in production and why.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+work.add_to(app)
+app.add_typer(runs.app, name="runs")
+app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error: what is logged to standard error.")] = "warning",
+) -> None:
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigurationError("there is no such log level", received=log_level, remedy="debug, info, warning or error")
+    configure_logging(log_level)
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"velodrome {installed('velodrome')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the program and exit with its code: 0, a documented code, or 1 with a traceback for a bug of ours."""
+    try:
+        sys.exit(app())
+    except VelodromeError as error:
+        print_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print_error(VelodromeError("interrupted", remedy="the same command goes on where this one stopped"), as_json="--json" in sys.argv)
+        sys.exit(ExitCode.INTERRUPTED)

@@ -1,0 +1,57 @@
+"""How results reach a person or a program: tables and lines on standard output, JSON with `--json`, errors on standard error."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from velodrome.core.errors import VelodromeError
+
+__all__ = ["Json", "print_error", "print_json", "print_table", "say"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def say(text: str) -> None:
+    typer.echo(text)
+
+
+def print_json(value: Any) -> None:
+    """Any struct or plain value as indented JSON."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "nothing yet") -> None:
+    """A table a person can read; as wide as its content when the output is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = list(rows)
+    if not rows:
+        say(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float) or row[index] is None for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+
+
+def print_error(error: VelodromeError, *, as_json: bool) -> None:
+    """The error on standard error, as words or as one JSON object."""
+    if as_json:
+        facts = {"error": type(error).__name__, "problem": error.problem, "received": error.received, "remedy": error.remedy, "exit_code": int(error.exit_code)}
+        typer.echo(msgspec.json.encode(facts, enc_hook=repr).decode(), err=True)
+    else:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

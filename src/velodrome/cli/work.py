@@ -1,0 +1,98 @@
+"""The commands that do the work: init, run, predict, doctor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from velodrome.cli.output import Json, print_json, print_table, say
+
+__all__ = ["add_to", "doctor", "init", "predict", "run"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the program these commands."""
+    for command in (init, run, predict, doctor):
+        app.command()(command)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet file with the data.")],
+    label: Annotated[str, typer.Option("--label", help="Column to predict.")],
+    out: Annotated[Path, typer.Option("--out", help="Recipe to write.")] = Path("recipe.py"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a file and write a commented recipe that runs."""
+    from velodrome.control.starting import write_recipe
+
+    started = write_recipe(file, label, out, force=force)
+    if as_json:
+        print_json(started)
+        return
+    say(f"wrote {started.recipe}: predicts {label} ({started.task}) from {len(started.features)} columns")
+    for column, reason in started.left_out.items():
+        say(f"  left out {column}: {reason}")
+    say(f"next: velodrome run {started.recipe}")
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe's Python file.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, for example learner.optimizer.lr=1e-3.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="Where to train: cpu.")] = "cpu",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again even if the same run is recorded.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Data, checks, training, evaluation, gates, approval: all of a recipe, or what of it is not done yet."""
+    from velodrome.cli.progress import reporter
+    from velodrome.cli.summary import print_result
+    from velodrome.control.loading import load_recipe, override, parse_overrides
+    from velodrome.control.pipeline import run as run_recipe
+    from velodrome.core.errors import Refused
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        declared = override(load_recipe(recipe), parse_overrides(settings or []))
+        result = run_recipe(ws.reporting_to(reporter(as_json)), declared, file=recipe, seed=seed, device=device, fresh=fresh)
+        if as_json:
+            print_json(result)
+        else:
+            print_result(result)
+    if not result.passed:
+        failed = [verdict.why for verdict in result.verdicts if not verdict.passed]
+        raise Refused(f"{result.version} did not pass its gates", received="; ".join(failed), remedy=f"look closer with velodrome runs show {result.run}")
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="name@champion, name/7, or a name.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="CSV or Parquet file with the model's input columns.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV or Parquet file to write: the input with the predictions.")],
+    as_json: Json = False,
+) -> None:
+    """Predict every row of a file."""
+    from velodrome.serving.batch import predict_file
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        done = predict_file(ws, model, source, out)
+    if as_json:
+        print_json(done)
+    else:
+        say(f"{done.model} predicted {done.rows} rows: {done.out}")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check every record, chain and blob of the workspace; exit 4 when something is wrong."""
+    from velodrome.control.checkup import examine
+    from velodrome.core.errors import IntegrityError
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        findings = examine(ws)
+    if as_json:
+        print_json(findings)
+    else:
+        print_table(["what", "finding", "to mend"], [(f.subject, f.finding, f.remedy) for f in findings.problems], empty=f"healthy: {findings.summary}")
+    if findings.problems:
+        raise IntegrityError(f"{len(findings.problems)} things in the workspace are wrong", received=findings.problems[0].finding, remedy=findings.problems[0].remedy)

@@ -1,0 +1,176 @@
+"""`velodrome init`: look at a file, decide what each column is, and write a commented recipe that runs as it is."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import polars.selectors as cs
+
+from velodrome.core.errors import ConfigurationError, DataError, NotFound, nearest
+from velodrome.data.labels import fit_labels
+from velodrome.data.sources import read_user_file
+from velodrome.store.files import write_atomic
+
+__all__ = ["Started", "write_recipe"]
+
+_KEY_WORDS = ("id", "key", "uuid", "guid")
+_DTYPES = ((cs.boolean(), "boolean"), (cs.integer(), "int64"), (cs.float(), "float64"), (cs.datetime(), "datetime"), (cs.date(), "date"), (cs.string(), "string"))
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What `init` decided: the recipe's path, the task, the features, and why each other column was left out."""
+
+    recipe: str
+    task: str
+    rows: int
+    features: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+def write_recipe(file: Path, label: str, out: Path, *, force: bool = False) -> Started:
+    """Write a recipe to `out` that predicts `label` from the useful columns of `file`.
+
+    Raises:
+        SourceError: the file is missing or cannot be read.
+        NotFound: there is no such label column.
+        LabelError: the label cannot be learned.
+        ConfigurationError: `out` is there already and `force` is off.
+    """
+    if out.exists() and not force:
+        raise ConfigurationError("there is a recipe already", received=str(out), remedy="name another with --out, or replace it with --force")
+    frame = read_user_file(file)
+    if label not in frame.columns:
+        raise NotFound("the file has no such column", received=label, remedy=nearest(label, frame.columns))
+    labelled = frame.filter(pl.col(label).is_not_null())
+    task = fit_labels(labelled[label], "auto").task
+    left_out = {name: reason for name in frame.columns if name != label and (reason := _why_not(frame[name]))}
+    features = [name for name in frame.columns if name != label and name not in left_out]
+    if not features:
+        raise DataError("no column of the file can be learned from", received="; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    write_atomic(out, _recipe_text(file, frame, labelled[label], features, task, _key(frame, label)).encode())
+    return Started(str(out), task, frame.height, tuple(features), left_out)
+
+
+def _why_not(column: pl.Series) -> str | None:
+    """Why a column is no feature, or None if it is one."""
+    present = column.drop_nulls()
+    distinct = present.n_unique()
+    if distinct <= 1:
+        return "it has one value" if distinct else "it is empty"
+    if not any(column.name in column.to_frame().select(kind).columns for kind, _ in _DTYPES):
+        return f"its type {column.dtype} is not supported"
+    if _is_identifier(column, distinct):
+        return "each row has its own value: an identifier"
+    if column.dtype == pl.String and distinct > max(50, len(present) // 2):
+        return "nearly every row has its own text"
+    return None
+
+
+def _is_identifier(column: pl.Series, distinct: int) -> bool:
+    named = column.name.lower() in _KEY_WORDS or column.name.lower().endswith(tuple(f"{mark}{word}" for word in _KEY_WORDS for mark in "_- "))
+    counted = column.dtype.is_integer() and len(column) > 20 and distinct == len(column) and bool((column.diff().drop_nulls() == 1).all())
+    return distinct == len(column) and (named or counted)
+
+
+def _key(frame: pl.DataFrame, label: str) -> str | None:
+    keys = [name for name in frame.columns if name != label and _is_identifier(frame[name], frame[name].n_unique()) and not frame[name].has_nulls()]
+    return keys[0] if keys else None
+
+
+def _dtype(column: pl.Series) -> str:
+    return next(name for kind, name in _DTYPES if column.to_frame().select(kind).columns)
+
+
+def _recipe_text(file: Path, frame: pl.DataFrame, label: pl.Series, features: list[str], task: str, key: str | None) -> str:
+    types = {name: _dtype(frame[name]) for name in [*features, label.name]}
+    estimator = "HistGradientBoostingRegressor" if task == "regression" else "HistGradientBoostingClassifier"
+    return _TEMPLATE.format(
+        file=file.name,
+        label=label.name,
+        estimator=estimator,
+        name=_slug(file.name.split(".")[0]),
+        path=_shown_path(file),
+        key=f"    key={key!r},\n" if key else "",
+        types=_lines(f"{name!r}: {kind!r}" for name, kind in types.items()),
+        unique=f"            vd.Unique({key!r}),\n" if key else "",
+        features=_lines((repr(name) for name in features), indent=8),
+        gate=_baseline(label, task),
+        metric={"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}[task],
+        task=task,
+        rows=frame.height,
+    )
+
+
+def _baseline(label: pl.Series, task: str) -> str:
+    """The gate that a model without knowledge would just miss."""
+    if task == "regression":
+        spread = float(label.cast(pl.Float64).std() or 0.0)  # type: ignore[arg-type]
+        return f'vd.AtMost("rmse", {spread:.6g}),  # always saying the mean has about this error'
+    if task == "multiclass":
+        share = float(label.value_counts()["count"].max() or 0) / len(label)  # type: ignore[arg-type]
+        return f'vd.AtLeast("accuracy", {share:.4f}),  # always saying the most frequent class has this accuracy'
+    return 'vd.AtLeast("roc_auc", 0.5),  # guessing has 0.5'
+
+
+def _shown_path(file: Path) -> str:
+    absolute, here = file.resolve(), Path.cwd()
+    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else absolute.as_posix()
+
+
+def _slug(text: str) -> str:
+    words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower()).split()
+    return "-".join(words) or "model"
+
+
+def _lines(items: Iterable[str], indent: int = 16) -> str:
+    return "".join(f"{' ' * indent}{item},\n" for item in items)
+
+
+_TEMPLATE = '''"""Predicts {label} from {file}. Written by `velodrome init`; it is yours to change.
+
+    velodrome run THIS_FILE            train, judge, approve
+    velodrome predict {name} IN --out OUT
+"""
+
+from sklearn.ensemble import {estimator}
+
+import velodrome as vd
+
+data = vd.Dataset(
+    "{name}",
+    source=vd.Files({path!r}),  # a glob takes many files; a later run reads only new ones
+{key}    # What the data must be. A row that breaks a rule goes to quarantine with its reason (action="warn" or "stop" differ).
+    contract=vd.Contract(
+        [
+            vd.Types(
+                {{
+{types}                }}
+            ),
+            vd.NotNull({label!r}),
+{unique}        ]
+    ),
+)
+
+recipe = vd.Recipe(
+    "{name}",
+    data=data,
+    label={label!r},
+    task="{task}",
+    # Only these columns reach the model: take out what is not known at the time of the prediction.
+    features=[
+{features}    ],
+    # Fitted on the training rows only; saved with the model.
+    prepare=[vd.Calendar(), vd.Impute(), vd.Encode()],
+    # With a time column, vd.TimeSplit(validation="7d", test="14d") judges on the newest rows instead.
+    split=vd.RandomSplit(validation=0.1, test=0.2),
+    learner=vd.Sklearn({estimator}(max_iter=200, learning_rate=0.05)),
+    evaluation=vd.Evaluation("{metric}"),
+    gates=[
+        {gate}
+        vd.NotWorse("champion"),
+    ],
+    refit=True,  # once the gates are passed: the same recipe on all rows
+    operate=vd.Operate(approval=vd.PolicyApproval("passed-gates")),  # vd.PersonApproval() waits for you
+)
+'''

@@ -1,0 +1,69 @@
+"""The user's declaration of a model: one frozen value made of values from the packages below.
+
+`operate` and `gates` say what happens around training; they are recorded but are not part of what a run is named by, so
+changing them does not train again.
+"""
+
+import re
+from typing import Any, Literal
+
+from velodrome.core.errors import RecipeError
+from velodrome.core.values import Value
+from velodrome.data.dataset import Dataset
+from velodrome.data.splits import RandomSplit, TimeSplit
+from velodrome.data.transforms import Calendar, Encode, Impute, Scale
+from velodrome.evaluation.gates import AtLeast, AtMost, NotWorse
+from velodrome.evaluation.report import Evaluation
+from velodrome.registry.approvals import PersonApproval, PolicyApproval
+from velodrome.training.learners import Sklearn, Torch
+
+__all__ = ["Operate", "Recipe"]
+
+
+class Operate(Value, frozen=True, kw_only=True, tag="operate"):
+    """What happens with a version that passed its gates: approved by a policy and made champion, or left for a person."""
+
+    approval: PolicyApproval | PersonApproval = PersonApproval()
+
+
+class Recipe(Value, frozen=True, tag="recipe"):
+    """How one model is made.
+
+    Attributes:
+        name: name of the model; lower-case letters, digits and hyphens.
+        label: column to predict.
+        features: columns to predict it from; nothing else reaches the learner.
+        prepare: steps fitted on the training rows, in order; they travel with the model.
+        refit: train again on all rows once the gates are passed; figures reported stay those of the run that was judged.
+        task: "auto" reads it off the label.
+    """
+
+    name: str
+    data: Dataset
+    label: str
+    features: tuple[str, ...]
+    learner: Torch | Sklearn
+    prepare: tuple[Impute | Scale | Encode | Calendar, ...] = ()
+    split: RandomSplit | TimeSplit = RandomSplit()
+    evaluation: Evaluation | None = None
+    gates: tuple[AtLeast | AtMost | NotWorse, ...] = ()
+    refit: bool = False
+    task: Literal["auto", "binary", "multiclass", "regression"] = "auto"
+    operate: Operate = Operate()
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            raise RecipeError("a recipe's name is lower-case letters, digits and hyphens", received=self.name, remedy="write for example 'late-arrivals'")
+        if not self.features:
+            raise RecipeError("a recipe needs at least one feature", remedy="name columns in features=[...]")
+        if len(set(self.features)) < len(self.features):
+            raise RecipeError("a feature is named twice", received=", ".join(self.features))
+        if self.label in self.features:
+            raise RecipeError("the label is among the features, which would leak it", received=self.label, remedy="take it out of features")
+
+    def training_part(self) -> dict[str, Any]:
+        """What the trained weights depend on, as plain values; `operate`, `gates`, `owner` and `evaluation` are not in it."""
+        kept = {"name", "data", "label", "features", "learner", "prepare", "split", "refit", "task"}
+        return {field: getattr(self, field) for field in self.__struct_fields__ if field in kept}

@@ -1,0 +1,186 @@
+"""The training loop, once: next batch, forward, backward, clip, step, log, evaluate, checkpoint, stop.
+
+Everything it needs is a value it is given. Gradients are views of one flat buffer, so that the norm, the check that it is
+finite, the clipping and the zeroing are one kernel each, whatever the number of parameters; a parameter that the loss does
+not reach therefore has a gradient of zeros, not None. A loss or gradient that is not finite never reaches the weights.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from velodrome.core.clock import Clock
+from velodrome.core.errors import Diverged, TrainingError
+from velodrome.core.progress import Task
+
+__all__ = ["Batches", "FlatGradients", "Memory", "Plan", "Recorder", "train"]
+
+Batch = tuple[npt.NDArray[Any], dict[str, torch.Tensor], torch.Tensor]
+
+
+class Batches(Protocol):
+    """Where batches come from: `from_step` seeks to any global step; each batch is (row ids, inputs by name, target)."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def from_step(self, step: int) -> Iterator[Batch]: ...
+
+
+class Recorder(Protocol):
+    """What keeps the histories; must cost microseconds and never raise for storage."""
+
+    def log(self, step: int, /, **values: float) -> None: ...
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What the loop remembers between steps: steps done, and the best validation loss, where it was, and how long ago."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0
+    stopped: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """When the loop does what.
+
+    Attributes:
+        stop_at: steps after which training ends.
+        lr: learning rate as a function of the step.
+        clip: largest norm of the gradient, or None.
+        evaluate_every: steps between evaluations (an epoch); 0: never.
+        checkpoint_every: steps between checkpoints beside those after an evaluation and at the end; 0: only those.
+        patience: evaluations without improvement before it stops; None: never stops early.
+        minimum_change: by how much the validation loss must fall to count as better.
+    """
+
+    stop_at: int
+    lr: Callable[[int], float]
+    clip: float | None = None
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    patience: int | None = None
+    minimum_change: float = 0.0
+
+
+class FlatGradients:
+    """The gradients of all trainable parameters as views of one buffer (one for each dtype would be needed beyond float32).
+
+    Raises:
+        TrainingError: there is nothing to train, or parameters of several dtypes.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise TrainingError("the network has no parameter to train", remedy="give it layers, or leave requires_grad on")
+        dtypes = {parameter.dtype for parameter in parameters}
+        if len(dtypes) > 1:
+            raise TrainingError("the network's parameters have several dtypes", received=sorted(map(str, dtypes)), remedy="convert the network to one")
+        self.flat = torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=parameters[0].dtype)
+        start = 0
+        for parameter in parameters:
+            parameter.grad = self.flat[start : start + parameter.numel()].view(parameter.shape)
+            start += parameter.numel()
+
+    def norm(self) -> float:
+        """The Euclidean norm over all gradients; not finite if any of them is not."""
+        return float(torch.linalg.vector_norm(self.flat))
+
+
+def train(
+    plan: Plan,
+    memory: Memory,
+    *,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor],
+    batches: Batches,
+    evaluate: Callable[[], float],
+    recorder: Recorder,
+    save: Callable[[Memory], None],
+    clock: Clock,
+    task: Task,
+) -> Memory:
+    """Train from `memory.step` to the end of the plan and return what is remembered there.
+
+    Raises:
+        Diverged: a loss or gradient that is not finite; the weights are those before that step.
+    """
+    gradients, groups = FlatGradients(module), optimizer.param_groups
+    module.train()
+    now = clock.monotonic()
+    for ids, inputs, target in batches.from_step(memory.step) if _goes_on(plan, memory) else ():
+        begun, now = now, clock.monotonic()
+        waited = now - begun
+        # forward
+        loss = loss_of(inputs, target)
+        # backward
+        gradients.flat.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        value, norm = loss.item(), gradients.norm()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise _diverged(memory.step, value, norm, ids)
+        # clip
+        if plan.clip is not None and norm > plan.clip:
+            gradients.flat.mul_(plan.clip / norm)
+        # step
+        lr = plan.lr(memory.step)
+        for group in groups:
+            group["lr"] = lr
+        optimizer.step()
+        memory = Memory(memory.step + 1, memory.best, memory.best_step, memory.waited, memory.stopped)
+        # log
+        now = clock.monotonic()
+        recorder.log(memory.step, loss=value, gradient_norm=norm, lr=lr, data_wait=waited, step_time=now - begun)
+        # evaluate
+        at_evaluation = plan.evaluate_every and memory.step % plan.evaluate_every == 0
+        if at_evaluation:
+            memory = _judged(plan, memory, _evaluated(module, evaluate, recorder, memory.step))
+        # checkpoint
+        if at_evaluation or memory.step == plan.stop_at or (plan.checkpoint_every and memory.step % plan.checkpoint_every == 0):
+            save(memory)
+            now = clock.monotonic()
+        task.advance(1, f"loss {value:.4f}")
+        # stop?
+        if not _goes_on(plan, memory):
+            break
+    return memory
+
+
+def _goes_on(plan: Plan, memory: Memory) -> bool:
+    return not memory.stopped and memory.step < plan.stop_at
+
+
+def _evaluated(module: torch.nn.Module, evaluate: Callable[[], float], recorder: Recorder, step: int) -> float:
+    module.eval()
+    score = evaluate()
+    module.train()
+    if not math.isfinite(score):
+        raise Diverged(f"the validation loss after step {step} is not finite", received=score, remedy="lower the learning rate, or look at the validation rows")
+    recorder.log(step, validation_loss=score)
+    return score
+
+
+def _judged(plan: Plan, memory: Memory, score: float) -> Memory:
+    better = memory.best is None or score < memory.best - plan.minimum_change
+    if better:
+        return msgspec.structs.replace(memory, best=score, best_step=memory.step, waited=0)
+    waited = memory.waited + 1
+    return msgspec.structs.replace(memory, waited=waited, stopped=plan.patience is not None and waited >= plan.patience)
+
+
+def _diverged(step: int, loss: float, norm: float, ids: npt.NDArray[np.integer[Any]]) -> Diverged:
+    rows = ", ".join(map(str, ids[:5]))
+    return Diverged(
+        f"step {step + 1} has a loss or gradient that is not finite",
+        received=f"loss {loss}, gradient norm {norm}; rows {rows}, ... of the training set",
+        remedy="lower the learning rate, clip gradients (clip=1.0), or look at those rows",
+    )

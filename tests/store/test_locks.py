@@ -1,0 +1,34 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from velodrome.core.errors import RunHeld
+from velodrome.store.locks import hold
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from velodrome.store.locks import hold
+with hold(Path(sys.argv[1]), "process of ann"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_second_is_told_who_holds_it_and_kill_frees_it(tmp_path: Path) -> None:
+    path = tmp_path / "locks" / "run.lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunHeld, match="process of ann"), hold(path, "process of bob"):
+            pass
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    with hold(path, "process of bob"):
+        assert path.read_text() == "process of bob"

@@ -1,0 +1,65 @@
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from velodrome.core.clock import SystemClock
+from velodrome.core.errors import IntegrityError, LedgerVersionError, StorageError
+from velodrome.store.ledger import Ledger, Put
+from velodrome.store.sqlite import SqliteLedger
+from velodrome.testing.ledger import LedgerConformance, Sample
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqliteLedger]:
+    made = SqliteLedger(tmp_path / "ledger.db")
+    yield made
+    made.close()
+
+
+class TestSqliteLedger(LedgerConformance):
+    def reopen(self, ledger: Ledger) -> Ledger:
+        assert isinstance(ledger, SqliteLedger)
+        return SqliteLedger(ledger.path)
+
+
+def test_it_is_as_durable_as_it_says(ledger: SqliteLedger) -> None:
+    with ledger._connection() as connection:
+        values = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous", "user_version")}
+    assert values == {"journal_mode": "wal", "synchronous": 2, "user_version": 1}
+
+
+def test_a_newer_ledger_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    SqliteLedger(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(LedgerVersionError, match="newer velodrome"):
+        SqliteLedger(path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"this is not a database" * 100)
+    with pytest.raises(StorageError, match="not a database"):
+        SqliteLedger(path)
+
+
+def test_a_record_edited_by_hand_is_found(ledger: SqliteLedger) -> None:
+    ledger.commit([Put(Sample(number=1))], actor="ann", now=SystemClock().now())
+    with sqlite3.connect(ledger.path) as connection:
+        connection.execute("UPDATE record SET payload = replace(payload, '1', '2')")
+    connection.close()
+    digest = next(iter(ledger.scan())).digest
+    with pytest.raises(IntegrityError, match="changed after it was written"):
+        ledger.get(digest)
+
+
+def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = psutil._ntuples.sdiskpart("server:/export", str(tmp_path), "nfs4", "rw")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [mounted])
+    with pytest.raises(StorageError, match="network file system"):
+        SqliteLedger(tmp_path / "ledger.db")
