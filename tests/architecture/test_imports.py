@@ -28,8 +28,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def names(requirements: list[str]) -> set[str]:
-    """What the requirements are imported as, those on velodrome itself left out."""
-    distributions = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements} - {"velodrome"}
+    """What the requirements are imported as."""
+    distributions = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
     return {IMPORT_NAMES.get(name, name) for name in distributions}
 
 

@@ -37,7 +37,7 @@ def test_lists_become_tuples_and_integers_become_floats() -> None:
         (lambda: Outer(), "Missing required argument 'name'"),
         (lambda: Outer(3), "Outer.name takes str"),
         (lambda: Inner(lr="fast"), "Inner.lr takes float"),
-        (lambda: Inner(lr=True), "Inner.lr takes float"),
+        (lambda: Inner(lr=True), r"received: True \(bool\)"),
         (lambda: Inner(kind="c"), "one of 'a', 'b'"),
         (lambda: Outer("x", columns=[1]), "Outer.columns"),
         (lambda: Outer("x", network=lambda: None), "Outer.network is a lambda"),

@@ -28,7 +28,15 @@ from numpy.typing import ArrayLike, NDArray
 from velodrome.core.errors import DataError, RecipeError
 from velodrome.evaluation.metrics import FloatArray, Metric, Weighted
 
-__all__ = ["Estimate", "check_resampling", "estimate", "estimates", "paired_difference", "resample_weights", "unit_codes"]
+__all__ = [
+    "Estimate",
+    "check_resampling",
+    "estimate",
+    "estimates",
+    "paired_difference",
+    "resample_weights",
+    "unit_codes",
+]
 
 _BLOCK = 2**18  # weights held at a time: 2 MB, which stay in a core's cache
 _DEFINED = 0.9
@@ -122,9 +130,7 @@ def paired_difference(
     return _estimate(value, of_a - of_b, level, codes)
 
 
-def resample_weights(
-    rows: int, *, seed: int, resamples: int, groups: ArrayLike | None = None
-) -> Iterator[FloatArray]:
+def resample_weights(rows: int, *, seed: int, resamples: int, groups: ArrayLike | None = None) -> Iterator[FloatArray]:
     """Blocks (some resamples, rows) of whole numbers: how often each row is drawn. Together they are `resamples` long.
 
     Each resample draws as many rows as there are (with `groups`, as many groups), with replacement.

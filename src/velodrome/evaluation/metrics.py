@@ -97,7 +97,9 @@ class Metric:
         value = float(weighted(_one_row_of_weights(weight, np.shape(target)[0]))[0])
         if not np.isfinite(value):
             raise LabelError(
-                f"{self.name} is undefined on these rows", received=value, remedy="evaluate on more rows, or by another metric"
+                f"{self.name} is undefined on these rows",
+                received=value,
+                remedy="evaluate on more rows, or by another metric",
             )
         return value
 
@@ -128,9 +130,13 @@ def own_metric(function: MetricFunction, task: Task, *, greater_is_better: bool 
     """
     name = getattr(function, "__name__", "")
     if not name.isidentifier():
-        raise RecipeError("a metric function needs a name to be recorded under", received=function, remedy="define it with def")
+        raise RecipeError(
+            "a metric function needs a name to be recorded under", received=function, remedy="define it with def"
+        )
     if any(name == known for known, _ in METRICS):
-        raise RecipeError(f"{name} is the name of a metric that exists", received=function, remedy="give the function another name")
+        raise RecipeError(
+            f"{name} is the name of a metric that exists", received=function, remedy="give the function another name"
+        )
     call = _with_weight if "sample_weight" in inspect.signature(function).parameters else _on_repeated_rows
 
     def prepare(target: NDArray[Any], prediction: FloatArray) -> Weighted:
@@ -148,7 +154,9 @@ def checked_rows(task: Task, target: ArrayLike, prediction: ArrayLike) -> tuple[
     """
     labels, predicted = _numbers(target, "labels", LabelError), _numbers(prediction, "predictions", DataError)
     if labels.ndim != 1 or len(labels) == 0:
-        raise LabelError("there are no rows to judge", received=f"labels of shape {labels.shape}", remedy="check the split")
+        raise LabelError(
+            "there are no rows to judge", received=f"labels of shape {labels.shape}", remedy="check the split"
+        )
     _check_shape(task, labels, predicted)
     if not np.isfinite(labels).all():
         raise LabelError(
@@ -190,7 +198,9 @@ def _check_probabilities(predicted: FloatArray) -> None:
             remedy="apply a sigmoid or softmax to scores",
         )
     if predicted.ndim == 2 and np.abs(predicted.sum(axis=1) - 1).max() > _SUM_SLACK:
-        raise DataError("the probabilities of a row must add up to one", remedy="apply a softmax, not a sigmoid, to scores")
+        raise DataError(
+            "the probabilities of a row must add up to one", remedy="apply a softmax, not a sigmoid, to scores"
+        )
 
 
 def _codes(labels: FloatArray, classes: int) -> NDArray[np.int64]:
@@ -208,7 +218,9 @@ def _one_row_of_weights(weight: ArrayLike | None, rows: int) -> FloatArray:
         return np.ones((1, rows))
     weights = _numbers(weight, "weights", DataError)
     if weights.shape != (rows,) or not np.isfinite(weights).all() or weights.min() < 0:
-        raise DataError(f"weights must be {rows} finite numbers, none negative", received=f"an array of shape {weights.shape}")
+        raise DataError(
+            f"weights must be {rows} finite numbers, none negative", received=f"an array of shape {weights.shape}"
+        )
     return weights[None, :]
 
 
@@ -353,7 +365,11 @@ def _ratio(above: FloatArray, below: FloatArray, undefined: float = np.nan) -> F
 
 
 def _own_value(
-    function: MetricFunction, call: Callable[..., float], target: NDArray[Any], prediction: FloatArray, weight: FloatArray
+    function: MetricFunction,
+    call: Callable[..., float],
+    target: NDArray[Any],
+    prediction: FloatArray,
+    weight: FloatArray,
 ) -> float:
     try:
         return float(call(function, target, prediction, weight))
@@ -370,7 +386,9 @@ def _with_weight(function: MetricFunction, target: NDArray[Any], prediction: Flo
     return function(target[kept], prediction[kept], sample_weight=weight[kept])
 
 
-def _on_repeated_rows(function: MetricFunction, target: NDArray[Any], prediction: FloatArray, weight: FloatArray) -> float:
+def _on_repeated_rows(
+    function: MetricFunction, target: NDArray[Any], prediction: FloatArray, weight: FloatArray
+) -> float:
     times = weight.astype(np.int64)
     if (times != weight).any():
         raise ValueError("without a parameter sample_weight it takes whole weights only")

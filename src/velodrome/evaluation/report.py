@@ -87,20 +87,19 @@ def plan_metrics(plan: Evaluation, task: Task) -> dict[str, Metric]:
         NotFound: a name that no metric has.
         RecipeError: a metric that does not fit the task, two functions of one name, or `smaller_is_better` of no function.
     """
-    wanted = [plan.primary or default_metric(task), *DEFAULT_METRICS[task], *plan.metrics]
-    functions = {item.__name__: item for item in wanted if not isinstance(item, str)}
-    for name in plan.smaller_is_better:
-        if name not in functions:
-            raise RecipeError(
-                f"smaller_is_better names {name!r}, which is no metric function of this evaluation",
-                remedy="name functions of your own; velodrome knows the direction of its own metrics",
-            )
     found: dict[str, Metric] = {}
-    for item in wanted:
+    source: dict[str, str | MetricFunction] = {}
+    for item in (plan.primary or default_metric(task), *DEFAULT_METRICS[task], *plan.metrics):
         metric = _planned(item, task, plan.smaller_is_better)
-        if functions.get(metric.name, item) is not item:
+        if source.setdefault(metric.name, item) != item:
             raise RecipeError(f"two metric functions are called {metric.name}", remedy="give one another name")
         found.setdefault(metric.name, metric)
+    for name in plan.smaller_is_better:
+        if not callable(source.get(name)):
+            raise RecipeError(
+                f"smaller_is_better names {name!r}, which is no metric function of this evaluation",
+                remedy="name functions of your own; the direction of the other metrics is known",
+            )
     return found
 
 
@@ -159,3 +158,34 @@ def evaluate(
         by=plan.by,
         seed=seed,
     )
+
+
+def _planned(item: str | MetricFunction, task: Task, smaller_is_better: Sequence[str]) -> Metric:
+    if isinstance(item, str):
+        return metric_named(item, task)
+    return own_metric(item, task, greater_is_better=getattr(item, "__name__", "") not in smaller_is_better)
+
+
+def _column(column: str, cohorts: Mapping[str, ArrayLike]) -> ArrayLike:
+    if column not in cohorts:
+        raise NotFound(f"there is no column {column!r} to take cohorts from", remedy=nearest(column, cohorts))
+    return cohorts[column]
+
+
+def _drawn_units(plan: Evaluation, groups: ArrayLike | None) -> ArrayLike | None:
+    if plan.by == "rows":
+        return None
+    if groups is None:
+        raise RecipeError(
+            'by="days" needs the day of each row', remedy='give the dataset its time column, or write by="rows"'
+        )
+    return groups
+
+
+def _class_counts(
+    task: Task, labels: NDArray[np.float64 | np.int64], predicted: NDArray[np.float64]
+) -> tuple[int, ...]:
+    if task == "regression":
+        return ()
+    classes = 2 if task == "binary" else predicted.shape[1]
+    return tuple(np.bincount(labels.astype(np.int64), minlength=classes).tolist())

@@ -11,7 +11,7 @@ import sklearn.base
 from velodrome.core.errors import RecipeError
 from velodrome.core.values import Value
 
-__all__ = ["SGD", "AdamW", "Constant", "Cosine", "EarlyStopping", "Learner", "Linear", "Optimizer", "Schedule", "Sklearn", "Torch"]
+__all__ = ["SGD", "AdamW", "Constant", "Cosine", "EarlyStopping", "Learner", "Linear", "Optimizer", "Schedule", "Sklearn", "Torch", "learner_kind"]
 
 
 class AdamW(Value, frozen=True, kw_only=True, tag="adamw"):
@@ -109,3 +109,8 @@ class Sklearn(Value, frozen=True, tag="sklearn"):
 
 
 Learner = Torch | Sklearn
+
+
+def learner_kind(learner: Learner) -> str:
+    """The kind by which `core.extras` knows the module of a learner: "torch" or "sklearn"."""
+    return str(type(learner).__struct_config__.tag)

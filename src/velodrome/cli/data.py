@@ -1,0 +1,66 @@
+"""`velodrome data`: check, snapshot, diff."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from velodrome.cli.output import Json, print_json, print_table, say
+
+__all__ = ["app", "check", "diff", "snapshot"]
+
+app = typer.Typer(help="Check, freeze and compare data.", no_args_is_help=True, rich_markup_mode=None)
+
+Recipe = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
+
+
+@app.command()
+def check(recipe: Recipe, as_json: Json = False) -> None:
+    """What the contract says about the data as it is now; nothing is recorded."""
+    from velodrome.control.loading import load_recipe
+    from velodrome.data.snapshots import check as check_dataset
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        report = check_dataset(ws, load_recipe(recipe).data)
+    if as_json:
+        print_json(report)
+        return
+    print_table(["rule", "action", "rows"], [(found.rule, found.action, found.rows) for found in report.violations], empty="every rule holds")
+    say(f"{report.rows} rows pass, {report.quarantined} would go to quarantine")
+
+
+@app.command()
+def snapshot(recipe: Recipe, as_json: Json = False) -> None:
+    """Check and freeze the data of a recipe; only new files are read."""
+    from velodrome.cli.progress import reporter
+    from velodrome.control.loading import load_recipe
+    from velodrome.data.snapshots import take_snapshot
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        taken = take_snapshot(ws.reporting_to(reporter(as_json)), load_recipe(recipe).data)
+    if as_json:
+        print_json({"digest": taken.digest, "new_fragments": taken.new_fragments, "reused": taken.reused, "snapshot": taken.snapshot})
+        return
+    say(f"snapshot {taken.digest[:12]}: {taken.snapshot.rows} rows, {taken.snapshot.quarantined} in quarantine")
+    say(f"{taken.new_fragments} files read, {taken.reused} known already")
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="A snapshot's digest (its beginning is enough) or a dataset's name.")],
+    after: Annotated[str, typer.Argument(help="The other one.")],
+    as_json: Json = False,
+) -> None:
+    """What differs between two snapshots: fragments, schema, rows, columns."""
+    from velodrome.data.snapshots import diff as diff_snapshots
+    from velodrome.data.snapshots import find_snapshot
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        found = diff_snapshots(ws, find_snapshot(ws, before), find_snapshot(ws, after))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(["", "before → after"], found.lines(), empty="the snapshots are the same")

@@ -1,0 +1,91 @@
+"""Naming a run before it happens: snapshot, code, environment, recipe and seed, and the digest of all of them, the run key."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from velodrome.core.digest import Digest, digest_json
+from velodrome.core.extras import load
+from velodrome.core.values import describe
+from velodrome.data.snapshots import Taken, take_snapshot
+from velodrome.data.training_set import Ingredients
+from velodrome.recipe import Recipe
+from velodrome.registry.code import Captured, capture, capture_source
+from velodrome.registry.environment import Environment, describe_environment
+from velodrome.store.ledger import Put, digest_record
+from velodrome.store.workspace import Workspace
+from velodrome.training.learners import Torch, learner_kind
+
+__all__ = ["Declared", "Source", "declare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a recipe was declared: a file of a project, or the cells of a notebook."""
+
+    root: Path
+    file: Path | None = None
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """All inputs of a run, named. `key` is the digest of those that the weights depend on."""
+
+    recipe: Recipe
+    source: Source
+    taken: Taken
+    code: Captured
+    environment: Digest
+    seed: int
+    key: Digest
+
+    def refit_key(self, steps: int) -> Digest:
+        """The key of the run that trains on all rows for the steps that this one chose."""
+        return digest_json({"kind": "refit", "judge": self.key, "steps": steps})
+
+    def ingredients(self, *, everything: bool = False) -> Ingredients:
+        return Ingredients(
+            snapshot=self.taken.digest,
+            features=self.recipe.features,
+            label=self.recipe.label,
+            task=self.recipe.task,
+            prepare=self.recipe.prepare,
+            encoding=self.recipe.learner.encoding,
+            split=self.recipe.split,
+            time=self.recipe.data.time,
+            seed=self.seed,
+            everything=everything,
+        )
+
+
+def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int) -> Declared:
+    """Take the snapshot, capture the code, look at the environment; each is stored under its digest.
+
+    Raises:
+        DataError: the data breaks its contract in a way that stops.
+    """
+    taken = take_snapshot(ws, recipe.data)
+    code = capture(ws, source.file, source.root) if source.file else capture_source(ws, list(source.cells))
+    environment = _environment(recipe)
+    ws.commit(Put(environment))
+    named = {
+        "kind": "train",
+        "snapshot": taken.digest,
+        "code": code.key,
+        "recipe": describe(recipe.training_part()),
+        "environment": digest_record(environment),
+        "seed": seed,
+    }
+    return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named))
+
+
+def _environment(recipe: Recipe) -> Environment:
+    learner = recipe.learner
+    library = "torch" if isinstance(learner, Torch) else _distribution(type(learner.estimator).__module__)
+    capability, threads = load(f"learner:{learner_kind(learner)}").machine()
+    return describe_environment((library,), device="cpu", capability=capability, threads=threads)
+
+
+def _distribution(module: str) -> str:
+    package = module.split(".")[0]
+    return "scikit-learn" if package == "sklearn" else package

@@ -1,0 +1,90 @@
+"""The verbs of the Python face: the functions of the packages below, bound to the workspace that `open` finds.
+
+The only place that composes: a configuration becomes a `Workspace` here.
+"""
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from velodrome.control import pipeline
+from velodrome.core.config import CONFIG_NAME, read_config
+from velodrome.data.snapshots import Taken, take_snapshot
+from velodrome.data.dataset import Dataset
+from velodrome.models.predictor import Model
+from velodrome.recipe import Recipe
+from velodrome.registry.runs import runs_frame
+from velodrome.serving.batch import Predicted, load_model, predict_file
+from velodrome.store.workspace import Workspace, open_folder
+from velodrome.training.track import TrackedRun, tracked
+
+__all__ = ["load", "open", "predict", "run", "runs", "snapshot", "track"]
+
+
+def open(path: str | Path | None = None) -> Workspace:  # noqa: A001 - vd.open is the product's word
+    """The workspace of a project: the nearest folder at or above `path` (the present folder) with a velodrome.toml, else `path`.
+
+    A workspace that is not there is made, in the folder `.velodrome` beside the project. Use it in a `with` block, or close it.
+    """
+    start = Path(path) if path is not None else Path.cwd()
+    root = next((folder for folder in (start.resolve(), *start.resolve().parents) if (folder / CONFIG_NAME).is_file()), start)
+    return open_folder(root, read_config(root))
+
+
+def run(recipe: Recipe, *, seed: int = 0, fresh: bool = False, ws: Workspace | None = None) -> pipeline.Result:
+    """Data, checks, training, evaluation, gates, approval: all of a recipe, or what of it is not done yet.
+
+    The code that the run is named by is the script that calls this, or the cells of the notebook.
+    """
+    file, cells = _caller()
+    with _opened(ws) as opened:
+        return pipeline.run(opened, recipe, file=file, cells=cells, seed=seed, fresh=fresh)
+
+
+def runs(name: str | None = None, *, ws: Workspace | None = None) -> pl.DataFrame:
+    """All runs, newest first, one a row: id, name, state, metrics and what they were made from."""
+    with _opened(ws) as opened:
+        return runs_frame(opened, name)
+
+
+def load(reference: str, *, ws: Workspace | None = None) -> Model:
+    """The model behind `name@champion`, `name/7` or `name`: `vd.load("late-arrivals@champion").predict(frame)`."""
+    with _opened(ws) as opened:
+        return load_model(opened, reference)
+
+
+def predict(reference: str, source: str | Path, out: str | Path, *, ws: Workspace | None = None) -> Predicted:
+    """Predict every row of a file into another file."""
+    with _opened(ws) as opened:
+        return predict_file(opened, reference, Path(source), Path(out))
+
+
+def snapshot(dataset: Dataset, *, ws: Workspace | None = None) -> Taken:
+    """The dataset as it is now, checked and frozen."""
+    with _opened(ws) as opened:
+        return take_snapshot(opened, dataset)
+
+
+def track(
+    name: str, *, params: Mapping[str, Any] | None = None, data: Taken | None = None, seed: int = 0, ws: Workspace | None = None
+) -> AbstractContextManager[TrackedRun]:
+    """Record a training loop of one's own: `with vd.track("my-loop", params={...}) as run: run.log(step, loss=loss)`."""
+    file, cells = _caller()
+    return tracked(ws or open(), name, params=dict(params or {}), snapshot=data.digest if data else None, seed=seed, file=file, cells=cells)
+
+
+def _opened(ws: Workspace | None) -> AbstractContextManager[Workspace]:
+    """The given workspace, left open afterwards, or a newly opened one, closed afterwards."""
+    return open() if ws is None else nullcontext(ws)
+
+
+def _caller() -> tuple[Path | None, tuple[str, ...]]:
+    """The file of the code that called a verb of this module, or the cells that a notebook has run so far."""
+    names = sys._getframe(2).f_globals
+    if "__file__" in names:
+        return Path(names["__file__"]), ()
+    return None, tuple(cell for cell in names.get("In", ()) if cell)
