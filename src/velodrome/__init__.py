@@ -11,7 +11,7 @@ _HOME = {
     "velodrome.data.dataset": ["Dataset"],
     "velodrome.data.sources": ["Files"],
     "velodrome.data.splits": ["RandomSplit", "TimeSplit"],
-    "velodrome.data.transforms": ["Calendar", "Encode", "Impute", "Scale"],
+    "velodrome.data.steps": ["Calendar", "Encode", "Impute", "Scale"],
     "velodrome.evaluation.gates": ["AtLeast", "AtMost", "NotWorse"],
     "velodrome.evaluation.report": ["Evaluation"],
     "velodrome.recipe": ["Operate", "Recipe"],

@@ -8,10 +8,10 @@ from velodrome.data.dataset import Dataset as Dataset
 from velodrome.data.sources import Files as Files
 from velodrome.data.splits import RandomSplit as RandomSplit
 from velodrome.data.splits import TimeSplit as TimeSplit
-from velodrome.data.transforms import Calendar as Calendar
-from velodrome.data.transforms import Encode as Encode
-from velodrome.data.transforms import Impute as Impute
-from velodrome.data.transforms import Scale as Scale
+from velodrome.data.steps import Calendar as Calendar
+from velodrome.data.steps import Encode as Encode
+from velodrome.data.steps import Impute as Impute
+from velodrome.data.steps import Scale as Scale
 from velodrome.evaluation.gates import AtLeast as AtLeast
 from velodrome.evaluation.gates import AtMost as AtMost
 from velodrome.evaluation.gates import NotWorse as NotWorse

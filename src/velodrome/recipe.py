@@ -11,7 +11,7 @@ from velodrome.core.errors import RecipeError
 from velodrome.core.values import Value
 from velodrome.data.dataset import Dataset
 from velodrome.data.splits import RandomSplit, TimeSplit
-from velodrome.data.transforms import Calendar, Encode, Impute, Scale
+from velodrome.data.steps import Calendar, Encode, Impute, Scale
 from velodrome.evaluation.gates import AtLeast, AtMost, NotWorse
 from velodrome.evaluation.report import Evaluation
 from velodrome.registry.approvals import PersonApproval, PolicyApproval

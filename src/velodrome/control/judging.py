@@ -12,7 +12,7 @@ from velodrome.control.declaring import Declared
 from velodrome.control.training import Trained
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.values import describe
-from velodrome.data.labels import LabelCoding
+from velodrome.data.labels import LabelCoding, encode_labels
 from velodrome.data.training_set import test_rows
 from velodrome.evaluation.gates import Comparison, NotWorse, Verdict, check_gates, compare, judge
 from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metrics
@@ -79,7 +79,7 @@ def _examination(ws: Workspace, declared: Declared, trained: Trained) -> _Examin
     plan, time = declared.recipe.evaluation or Evaluation(), declared.recipe.data.time
     rows = test_rows(ws, declared.taken.snapshot, declared.ingredients(), plan.cohorts)
     days = rows[time].dt.epoch("d").to_numpy() if time and plan.by == "days" else None
-    return _Examination(plan, coding, rows, coding.encode(rows[declared.recipe.label]), days, declared.seed)
+    return _Examination(plan, coding, rows, encode_labels(coding, rows[declared.recipe.label]), days, declared.seed)
 
 
 def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examination) -> Digest:

@@ -1,21 +1,23 @@
 """How sure a metric is: percentile bootstrap intervals, of one metric or of the difference of two predictions.
 
-Design: sort once, resample weights. A resample of n rows drawn with replacement is a row of counts, so every metric (see
-`metrics`: a function of weights) is evaluated on a block of count rows at a time, and several metrics, or two predictions of
-the same rows, share the same draws. The counts are multinomial (Efron & Tibshirani 1993, ch. 13), not independent Poisson
-(Chamandy et al. 2012): Poisson counts let rows stream, which is not needed here; multinomial ones keep the sample size exact,
-so a resample is what "these rows drawn again" says, and drawing them is five times faster with numpy.
-With `groups`, whole groups (days, customers) are drawn instead of rows, each as often as there are groups (the cluster
-bootstrap, Davison & Hinkley 1997, section 3.8); rows of one group may then depend on each other in any way.
+Design: sort once, resample weights. A resample of n rows drawn with replacement is a row of counts, so every metric
+(see `metrics`: a function of weights) is evaluated on a block of count rows at a time, and several metrics, or two
+predictions of the same rows, share the same draws. The counts are multinomial (Efron & Tibshirani 1993, ch. 13), not
+independent Poisson (Chamandy et al. 2012): Poisson counts let rows stream, which is not needed here; multinomial ones
+keep the sample size exact, so a resample is what "these rows drawn again" says, and drawing them is five times faster
+with numpy.
+With `groups`, whole groups (days, customers) are drawn instead of rows, each as often as there are groups (the
+cluster bootstrap, Davison & Hinkley 1997, section 3.8); rows of one group may then depend on each other in any way.
 Assumptions: rows, or groups, are exchangeable, and the metric's distribution is not strongly biased or skewed.
 
-Undefined resamples (one class only, where the metric needs two) are dropped, so the interval is conditional on a resample
-that can be judged. When more than a tenth are undefined, fewer than three rows or groups carry the rarer class
-(e^-2 = 0.135 of all resamples miss both of two), and when fewer than five rows or groups are drawn from, there are too few
-different resamples to have tails (126 for five, 35 for four): then there are no bounds, and `low` and `high` are None.
+Undefined resamples (one class only, where the metric needs two) are dropped, so the interval is conditional on a
+resample that can be judged. When more than a tenth are undefined, fewer than three rows or groups carry the rarer
+class (e^-2 = 0.135 of all resamples miss both of two), and when fewer than five rows or groups are drawn from, there
+are too few different resamples to have tails (126 for five, 35 for four): then there are no bounds, and `low` and
+`high` are None.
 
-Cost: 1,000 resamples of 30,000 rows take about 0.15 s for the draws and 0.15 s per ranking metric, on one core. Memory: blocks
-of 2 MB of weights and a few copies, or single resamples where one is larger.
+Cost: 1,000 resamples of 30,000 rows take about 0.15 s for the draws and 0.15 s per ranking metric, on one core.
+Memory: blocks of 2 MB of weights and a few copies, or single resamples where one is larger.
 """
 
 import math

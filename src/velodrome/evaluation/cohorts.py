@@ -1,7 +1,8 @@
 """The metric in each part of the rows: a model that is good on average may fail one carrier.
 
-Design: a cohort is the rows with one value of one column. Each is judged by itself, by `bootstrap.estimate` on its own rows,
-so a cohort's numbers do not depend on which others there are. One that cannot be judged says why; none is left out.
+Design: a cohort is the rows with one value of one column. Each is judged by itself, by `bootstrap.estimate` on its
+own rows, so a cohort's numbers do not depend on which others there are. One that cannot be judged says why; none is
+left out.
 Cost: all cohorts of one column together cost about one estimate on all rows.
 """
 
@@ -30,8 +31,8 @@ class CohortEstimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     value: str
     rows: int
     share: float
-    estimate: Estimate | None = None
-    skipped: str | None = None
+    estimate: Estimate | None
+    skipped: str | None
 
 
 def cohort_estimates(
@@ -76,11 +77,14 @@ def cohort_estimates(
 def _cohort(
     column: str, value: str, rows: NDArray[np.intp], total: int, judge: Callable[[NDArray[np.intp]], Estimate]
 ) -> CohortEstimate:
-    known = {"column": column, "value": value, "rows": len(rows), "share": len(rows) / total}
+    found, why = None, None
     try:
-        return CohortEstimate(**known, estimate=judge(rows))
+        found = judge(rows)
     except LabelError as error:
-        return CohortEstimate(**known, skipped=error.problem)
+        why = error.problem
+    return CohortEstimate(
+        column=column, value=value, rows=len(rows), share=len(rows) / total, estimate=found, skipped=why
+    )
 
 
 def _parts(column: str, texts: ArrayLike, total: int) -> Iterator[tuple[str, NDArray[np.intp]]]:

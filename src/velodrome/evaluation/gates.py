@@ -1,10 +1,11 @@
 """Is the model good enough? Gates, the rules that a recipe declares, and the verdicts that they give on a report.
 
-Design: a gate is a value, `judge` a pure function: gates, report and comparisons in, verdicts out, each with a sentence that
-says why in numbers. `AtLeast` and `AtMost` look at the estimate itself. `NotWorse` is a non-inferiority test: the difference
-to the champion is estimated on the same rows (`compare`), and the pessimistic bound of its interval must not be worse than
-the margin `by`. With a two-sided interval of level 0.95 a model that is worse by more than the margin passes in 2.5 % of
-cases (ICH E9, section 3.3.2). What cannot be judged does not pass; the one exception is a champion that does not exist.
+Design: a gate is a value, `judge` a pure function: gates, report and comparisons in, verdicts out, each with a
+sentence that says why in numbers. `AtLeast` and `AtMost` look at the estimate itself. `NotWorse` is a non-inferiority
+test: the difference to the champion is estimated on the same rows (`compare`), and the pessimistic bound of its
+interval must not be worse than the margin `by`. With a two-sided interval of level 0.95 a model that is worse by more
+than the margin passes in 2.5 % of cases (ICH E9, section 3.3.2). What cannot be judged does not pass; the one
+exception is a champion that does not exist.
 Cost: microseconds; `compare` costs what a paired bootstrap costs.
 """
 
@@ -149,7 +150,8 @@ def check_gates(gates: Iterable[Gate], *, metrics: Iterable[str], primary: str, 
     """Refuse gates that could never be judged; before training, with the names from `plan_metrics` and the plan.
 
     Raises:
-        RecipeError: a metric or a cohort column that the report will not hold, or cohorts of another than the primary metric.
+        RecipeError: a metric or a cohort column that the report will not hold, or cohorts gated on another metric than
+            the primary one.
     """
     known, columns = set(metrics), set(cohorts)
     for gate in gates:

@@ -1,24 +1,24 @@
 """Metrics by name, each written as a function of row weights.
 
-Design: a metric does its sorting and its per-row losses once, for fixed labels and predictions, and returns a function from
-a matrix of weights (resamples, rows) to one number per resample. The plain value is the case of all weights one, a weighted
-value is one row of weights, and a bootstrap is many rows: three uses of one implementation. Ties are counted exactly.
-A weight of two means exactly what a row that stands there twice means; where a metric is undefined (a weighted sample with
-one class only) the number is NaN, which callers must treat.
-Cost: one sort, then about 4 ns per weight for the rankings (`roc_auc`, `average_precision`; times the number of classes when
-there are more than two) and a matrix product for the others.
+Design: a metric does its sorting and its per-row losses once, for fixed labels and predictions, and returns a
+function from a matrix of weights (resamples, rows) to one number per resample. The plain value is the case of all
+weights one, a weighted value is one row of weights, and a bootstrap is many rows: three uses of one implementation.
+Ties are counted exactly. A weight of two means exactly what a row that stands there twice means; where a metric is
+undefined (a weighted sample with one class only) the number is NaN, which callers must treat.
+Cost: one sort, then about 4 ns per weight for the rankings (`roc_auc`, `average_precision`; times the number of
+classes when there are more than two) and a matrix product for the others.
 
-Names and meanings are scikit-learn's. Predictions are probabilities of the positive class, float64 (rows,), for a binary
-task; probabilities (rows, classes) for a multiclass task; values (rows,) for regression. Labels are codes 0, 1, ...,
-classes - 1, or real values for regression. Where a metric needs a decision, it is the most probable class, the lower code
-when two are equal: in a binary task the positive class needs a probability above one half.
+Names and meanings are scikit-learn's. Predictions are probabilities of the positive class, float64 (rows,), for a
+binary task; probabilities (rows, classes) for a multiclass task; values (rows,) for regression. Labels are codes 0,
+1, ..., classes - 1, or real values for regression. Where a metric needs a decision, it is the most probable class,
+the lower code when two are equal: in a binary task the positive class needs a probability above one half.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,7 @@ from velodrome.core.errors import DataError, LabelError, NotFound, RecipeError, 
 __all__ = [
     "METRICS",
     "FloatArray",
+    "Labels",
     "Metric",
     "MetricFunction",
     "Task",
@@ -39,10 +40,11 @@ __all__ = [
 
 Task: TypeAlias = Literal["binary", "multiclass", "regression"]
 FloatArray: TypeAlias = NDArray[np.float64]
+Labels: TypeAlias = NDArray[np.int64 | np.float64]
 MetricFunction: TypeAlias = Callable[..., float]
 """A metric of the user's own: `function(target, prediction) -> float`, or with a third parameter `sample_weight`."""
 Weighted: TypeAlias = Callable[[FloatArray], FloatArray]
-"""From weights (resamples, rows) to values (resamples,), NaN where undefined; labels and predictions are bound already."""
+"""From weights (resamples, rows) to values (resamples,), NaN where undefined, of labels and predictions bound before."""
 
 _ANY = (-np.inf, np.inf)
 _SHARE = (0.0, 1.0)
@@ -66,7 +68,7 @@ class Metric:
     greater_is_better: bool
     bounds: tuple[float, float]
     compares_classes: bool
-    prepare: Callable[[NDArray[Any], FloatArray], Weighted]
+    prepare: Callable[[Labels, FloatArray], Weighted]
 
     def bind(self, target: ArrayLike, prediction: ArrayLike) -> Weighted:
         """The metric of these rows as a function of their weights.
@@ -122,8 +124,8 @@ def metric_named(name: str, task: Task) -> Metric:
 def own_metric(function: MetricFunction, task: Task, *, greater_is_better: bool = True) -> Metric:
     """A metric made of the user's own function, called by the function's name.
 
-    With a parameter `sample_weight`, as scikit-learn's metrics have, the function is given the weights; without one it is
-    given a row as often as its weight says. It may return NaN where it is undefined. Cost: one call per resample.
+    With a parameter `sample_weight`, as scikit-learn's metrics have, the function is given the weights; without one it
+    is given a row as often as its weight says. It may return NaN where it is undefined. Cost: one call per resample.
 
     Raises:
         RecipeError: the function has no name of its own, or that of a metric that exists.
@@ -139,13 +141,13 @@ def own_metric(function: MetricFunction, task: Task, *, greater_is_better: bool 
         )
     call = _with_weight if "sample_weight" in inspect.signature(function).parameters else _on_repeated_rows
 
-    def prepare(target: NDArray[Any], prediction: FloatArray) -> Weighted:
+    def prepare(target: Labels, prediction: FloatArray) -> Weighted:
         return lambda weights: np.array([_own_value(function, call, target, prediction, row) for row in weights])
 
     return Metric(name, task, greater_is_better, _ANY, False, prepare)
 
 
-def checked_rows(task: Task, target: ArrayLike, prediction: ArrayLike) -> tuple[NDArray[Any], FloatArray]:
+def checked_rows(task: Task, target: ArrayLike, prediction: ArrayLike) -> tuple[Labels, FloatArray]:
     """Labels (int64 codes, or float64 for regression) and predictions (float64), fit to be judged.
 
     Raises:
@@ -291,7 +293,7 @@ def _precision(is_positive: NDArray[np.bool_], score: FloatArray) -> Weighted:
 def _one_against_rest(ranked: Callable[[NDArray[np.bool_], FloatArray], Weighted]) -> Callable[..., Weighted]:
     """For a binary task the ranking itself; for more classes the mean over those that the weighted sample holds."""
 
-    def prepare(target: NDArray[Any], prediction: FloatArray) -> Weighted:
+    def prepare(target: Labels, prediction: FloatArray) -> Weighted:
         if prediction.ndim == 1:
             return ranked(target == 1, prediction)
         per_class = [ranked(target == code, prediction[:, code]) for code in range(prediction.shape[1])]
@@ -309,22 +311,22 @@ def _macro(values: FloatArray) -> FloatArray:
 # Means and counts ----------------------------------------------------------------------------------------------------
 
 
-def _mean_of(loss: Callable[[NDArray[Any], FloatArray], FloatArray]) -> Callable[..., Weighted]:
+def _mean_of(loss: Callable[[Labels, FloatArray], FloatArray]) -> Callable[..., Weighted]:
     """A metric that is the weighted mean of a loss per row."""
 
-    def prepare(target: NDArray[Any], prediction: FloatArray) -> Weighted:
+    def prepare(target: Labels, prediction: FloatArray) -> Weighted:
         losses = loss(target, prediction)
         return lambda weights: _ratio(weights @ losses, weights.sum(axis=1))
 
     return prepare
 
 
-def _root_mean_square(target: NDArray[Any], prediction: FloatArray) -> Weighted:
+def _root_mean_square(target: Labels, prediction: FloatArray) -> Weighted:
     mean = _mean_of(lambda target, prediction: (prediction - target) ** 2)(target, prediction)
     return lambda weights: np.sqrt(mean(weights))
 
 
-def _f1(target: NDArray[Any], prediction: FloatArray) -> Weighted:
+def _f1(target: Labels, prediction: FloatArray) -> Weighted:
     """2 TP / (2 TP + FP + FN); with more than two classes the mean over those that occur as label or decision."""
     codes = np.array([1]) if prediction.ndim == 1 else np.arange(prediction.shape[1])
     labelled, decided = target[:, None] == codes, _decision(prediction)[:, None] == codes
@@ -332,8 +334,8 @@ def _f1(target: NDArray[Any], prediction: FloatArray) -> Weighted:
     return lambda weights: _macro(_ratio(weights @ both, weights @ either))
 
 
-def _log_losses(target: NDArray[Any], prediction: FloatArray) -> FloatArray:
-    """Minus the logarithm of the probability of the true class, kept from 0 and 1 by the spacing of float64 (as scikit-learn)."""
+def _log_losses(target: Labels, prediction: FloatArray) -> FloatArray:
+    """Minus the log of the true class's probability, which is kept an epsilon of float64 away from 0 and 1."""
     epsilon = np.finfo(np.float64).eps
     if prediction.ndim == 1:
         probability = np.where(target == 1, prediction, 1 - prediction)
@@ -343,7 +345,7 @@ def _log_losses(target: NDArray[Any], prediction: FloatArray) -> FloatArray:
     return losses
 
 
-def _hits(target: NDArray[Any], prediction: FloatArray) -> FloatArray:
+def _hits(target: Labels, prediction: FloatArray) -> FloatArray:
     return (_decision(prediction) == target).astype(np.float64)
 
 
@@ -353,7 +355,7 @@ def _decision(prediction: FloatArray) -> NDArray[np.int64]:
     return prediction.argmax(axis=1).astype(np.int64)
 
 
-def _absolute_errors(target: NDArray[Any], prediction: FloatArray) -> FloatArray:
+def _absolute_errors(target: Labels, prediction: FloatArray) -> FloatArray:
     return np.abs(prediction - target)
 
 
@@ -367,7 +369,7 @@ def _ratio(above: FloatArray, below: FloatArray, undefined: float = np.nan) -> F
 def _own_value(
     function: MetricFunction,
     call: Callable[..., float],
-    target: NDArray[Any],
+    target: Labels,
     prediction: FloatArray,
     weight: FloatArray,
 ) -> float:
@@ -381,14 +383,12 @@ def _own_value(
         ) from error
 
 
-def _with_weight(function: MetricFunction, target: NDArray[Any], prediction: FloatArray, weight: FloatArray) -> float:
+def _with_weight(function: MetricFunction, target: Labels, prediction: FloatArray, weight: FloatArray) -> float:
     kept = weight > 0
     return function(target[kept], prediction[kept], sample_weight=weight[kept])
 
 
-def _on_repeated_rows(
-    function: MetricFunction, target: NDArray[Any], prediction: FloatArray, weight: FloatArray
-) -> float:
+def _on_repeated_rows(function: MetricFunction, target: Labels, prediction: FloatArray, weight: FloatArray) -> float:
     times = weight.astype(np.int64)
     if (times != weight).any():
         raise ValueError("without a parameter sample_weight it takes whole weights only")

@@ -1,21 +1,32 @@
 """The plan of an evaluation, which a recipe declares, and the report that comes of it.
 
-Design: `evaluate` checks the rows once, then asks `bootstrap` for every metric on one set of draws and `cohorts` for the
-primary metric in every part. A report holds plain numbers only, so that a ledger can keep it and a page can show it.
-Cost: about 1 s for the five metrics of a binary task and two cohort columns, at 30,000 rows and 1,000 resamples, on one core.
+Design: `evaluate` checks the rows once, then asks `bootstrap` for every metric on one set of draws and `cohorts` for
+the primary metric in every part. A report holds plain numbers only, so that a ledger can keep it and a page can show
+it.
+Cost: about 1 s for the five metrics of a binary task and two cohort columns, at 30,000 rows and 1,000 resamples, on
+one core.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from velodrome.core.errors import NotFound, RecipeError, nearest
 from velodrome.core.values import Record, Value
 from velodrome.evaluation.bootstrap import Estimate, check_resampling, estimates
 from velodrome.evaluation.cohorts import CohortEstimate, cohort_estimates
-from velodrome.evaluation.metrics import Metric, MetricFunction, Task, checked_rows, metric_named, own_metric
+from velodrome.evaluation.metrics import (
+    FloatArray,
+    Labels,
+    Metric,
+    MetricFunction,
+    Task,
+    checked_rows,
+    metric_named,
+    own_metric,
+)
 
 __all__ = ["DEFAULT_METRICS", "Evaluation", "Report", "default_metric", "evaluate", "plan_metrics"]
 
@@ -81,11 +92,12 @@ def default_metric(task: Task) -> str:
 
 
 def plan_metrics(plan: Evaluation, task: Task) -> dict[str, Metric]:
-    """Every metric that the report of `plan` will hold, by name; the primary one first. Call it early: it needs no rows.
+    """Every metric that the report of `plan` will hold, by name, the primary one first. Needs no rows: call it early.
 
     Raises:
         NotFound: a name that no metric has.
-        RecipeError: a metric that does not fit the task, two functions of one name, or `smaller_is_better` of no function.
+        RecipeError: a metric that does not fit the task, two functions of one name, or
+            `smaller_is_better` with a name of no function.
     """
     found: dict[str, Metric] = {}
     source: dict[str, str | MetricFunction] = {}
@@ -182,9 +194,7 @@ def _drawn_units(plan: Evaluation, groups: ArrayLike | None) -> ArrayLike | None
     return groups
 
 
-def _class_counts(
-    task: Task, labels: NDArray[np.float64 | np.int64], predicted: NDArray[np.float64]
-) -> tuple[int, ...]:
+def _class_counts(task: Task, labels: Labels, predicted: FloatArray) -> tuple[int, ...]:
     if task == "regression":
         return ()
     classes = 2 if task == "binary" else predicted.shape[1]

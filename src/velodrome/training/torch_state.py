@@ -5,6 +5,8 @@ The encoded form is one safetensors file: each storage once, with an alias map f
 header. Data order and learning rate are functions of the step and need no state.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ import torch
 from velodrome.core.digest import Digest, Hasher
 from velodrome.core.errors import IntegrityError, TrainingError
 
-__all__ = ["decode_state", "digest_weights", "encode_state", "optimizer_tensors", "restore_optimizer", "restore_state", "state_tensors", "unique_tensors"]
+__all__ = ["StateCopy", "decode_state", "digest_weights", "encode_state", "restore_state", "restore_weights", "unique_tensors"]
 
 _RNG = "rng/torch"
 
@@ -34,23 +36,34 @@ def unique_tensors(named: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
     return tensors, aliases
 
 
-def state_tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+class StateCopy:
+    """A copy of the state in buffers that are made once and used for every checkpoint."""
+
+    def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._module, self._optimizer = module, optimizer
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def taken(self, facts: dict[str, Any]) -> Callable[[], bytes]:
+        """Copy the state now; what is returned encodes the copy, and may do so in another thread until the next `taken`."""
+        unique, aliases = unique_tensors(_live(self._module, self._optimizer))
+        if self._buffers.keys() != unique.keys():
+            self._buffers = {name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in unique.items()}
+        for name, tensor in unique.items():
+            self._buffers[name].copy_(tensor)
+        return partial(encode_state, self._buffers, facts | {"aliases": aliases})
+
+
+def _live(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The tensors of module, optimiser and random state by name, not copied."""
     named = {f"model/{name}": tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
-    return named | optimizer_tensors(optimizer) | {_RNG: torch.get_rng_state()}
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state by parameter index and name; plain numbers become tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer/{index}/{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items() if value is not None}
+    held = {f"optimizer/{index}/{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items() if value is not None}
+    return named | held | {_RNG: torch.get_rng_state()}
 
 
 def encode_state(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> bytes:
-    """One safetensors file with the tensors and, in its header, the facts (plain JSON)."""
-    unique, aliases = unique_tensors(tensors)
-    header = {"facts": msgspec.json.encode(facts | {"aliases": aliases}, order="sorted").decode()}
-    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in unique.items()}, metadata=header)
+    """One safetensors file with contiguous tensors of separate storage and, in its header, the facts (plain JSON)."""
+    return safetensors.torch.save(tensors, metadata={"facts": msgspec.json.encode(facts, order="sorted").decode()})
 
 
 def decode_state(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -76,6 +89,17 @@ def restore_state(tensors: dict[str, torch.Tensor], module: torch.nn.Module, opt
     Raises:
         TrainingError: the state belongs to another module or optimiser; the first name that differs is given.
     """
+    restore_weights(tensors, module)
+    _restore_optimizer(optimizer, tensors)
+    torch.set_rng_state(tensors[_RNG])
+
+
+def restore_weights(tensors: dict[str, torch.Tensor], module: torch.nn.Module) -> None:
+    """Put the parameters and buffers of a captured state back into the module.
+
+    Raises:
+        TrainingError: as `restore_state`.
+    """
     own = module.state_dict(keep_vars=True)
     saved = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
     for name in sorted(own.keys() | saved.keys()):
@@ -88,11 +112,9 @@ def restore_state(tensors: dict[str, torch.Tensor], module: torch.nn.Module, opt
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-    restore_optimizer(optimizer, tensors)
-    torch.set_rng_state(tensors[_RNG])
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put the optimiser's state back; its groups (learning rate and so on) stay as they are."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
