@@ -17,7 +17,16 @@ _HOME = {
     "velodrome.recipe": ["Operate", "Recipe"],
     "velodrome.registry.approvals": ["PersonApproval", "PolicyApproval"],
     "velodrome.store.workspace": ["Workspace"],
-    "velodrome.training.learners": ["SGD", "AdamW", "Constant", "Cosine", "EarlyStopping", "Linear", "Sklearn", "Torch"],
+    "velodrome.training.learners": [
+        "SGD",
+        "AdamW",
+        "Constant",
+        "Cosine",
+        "EarlyStopping",
+        "Linear",
+        "Sklearn",
+        "Torch",
+    ],
     "velodrome.workspace": ["load", "open", "predict", "run", "runs", "snapshot", "track"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

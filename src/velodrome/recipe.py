@@ -55,13 +55,21 @@ class Recipe(Value, frozen=True, tag="recipe"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
-            raise RecipeError("a recipe's name is lower-case letters, digits and hyphens", received=self.name, remedy="write for example 'late-arrivals'")
+            raise RecipeError(
+                "a recipe's name is lower-case letters, digits and hyphens",
+                received=self.name,
+                remedy="write for example 'late-arrivals'",
+            )
         if not self.features:
             raise RecipeError("a recipe needs at least one feature", remedy="name columns in features=[...]")
         if len(set(self.features)) < len(self.features):
             raise RecipeError("a feature is named twice", received=", ".join(self.features))
         if self.label in self.features:
-            raise RecipeError("the label is among the features, which would leak it", received=self.label, remedy="take it out of features")
+            raise RecipeError(
+                "the label is among the features, which would leak it",
+                received=self.label,
+                remedy="take it out of features",
+            )
 
     def training_part(self) -> dict[str, Any]:
         """What the trained weights depend on, as plain values; `operate`, `gates`, `owner` and `evaluation` are not in it."""

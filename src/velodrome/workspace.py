@@ -13,8 +13,8 @@ import polars as pl
 
 from velodrome.control import pipeline
 from velodrome.core.config import CONFIG_NAME, read_config
-from velodrome.data.snapshots import Taken, take_snapshot
 from velodrome.data.dataset import Dataset
+from velodrome.data.snapshots import Taken, take_snapshot
 from velodrome.models.predictor import Model
 from velodrome.recipe import Recipe
 from velodrome.registry.runs import runs_frame
@@ -31,7 +31,9 @@ def open(path: str | Path | None = None) -> Workspace:  # noqa: A001 - vd.open i
     A workspace that is not there is made, in the folder `.velodrome` beside the project. Use it in a `with` block, or close it.
     """
     start = Path(path) if path is not None else Path.cwd()
-    root = next((folder for folder in (start.resolve(), *start.resolve().parents) if (folder / CONFIG_NAME).is_file()), start)
+    root = next(
+        (folder for folder in (start.resolve(), *start.resolve().parents) if (folder / CONFIG_NAME).is_file()), start
+    )
     return open_folder(root, read_config(root))
 
 
@@ -70,11 +72,24 @@ def snapshot(dataset: Dataset, *, ws: Workspace | None = None) -> Taken:
 
 
 def track(
-    name: str, *, params: Mapping[str, Any] | None = None, data: Taken | None = None, seed: int = 0, ws: Workspace | None = None
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    data: Taken | None = None,
+    seed: int = 0,
+    ws: Workspace | None = None,
 ) -> AbstractContextManager[TrackedRun]:
     """Record a training loop of one's own: `with vd.track("my-loop", params={...}) as run: run.log(step, loss=loss)`."""
     file, cells = _caller()
-    return tracked(ws or open(), name, params=dict(params or {}), snapshot=data.digest if data else None, seed=seed, file=file, cells=cells)
+    return tracked(
+        ws or open(),
+        name,
+        params=dict(params or {}),
+        snapshot=data.digest if data else None,
+        seed=seed,
+        file=file,
+        cells=cells,
+    )
 
 
 def _opened(ws: Workspace | None) -> AbstractContextManager[Workspace]:

@@ -11,7 +11,11 @@ from velodrome.core.errors import IntegrityError, VelodromeError
 from velodrome.core.values import Record
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
@@ -33,7 +37,11 @@ def test_the_order_of_keys_does_not_matter(value: dict[str, int]) -> None:
 
 
 def test_numbers_are_written_in_the_type_of_their_field() -> None:
-    assert canonical(Weight(kilograms=1)) == canonical(Weight(kilograms=1.0)) == b'{"kilograms":1.0,"kind":"weight","name":""}'
+    assert (
+        canonical(Weight(kilograms=1))
+        == canonical(Weight(kilograms=1.0))
+        == b'{"kilograms":1.0,"kind":"weight","name":""}'
+    )
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

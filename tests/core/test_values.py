@@ -22,7 +22,7 @@ class Outer(Value, frozen=True, tag="outer"):
     inner: Inner = Inner()
     columns: tuple[str, ...] = ()
     network: Callable[..., object] | None = None
-    limits: dict[str, int] = {}
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def test_lists_become_tuples_and_integers_become_floats() -> None:
@@ -34,7 +34,7 @@ def test_lists_become_tuples_and_integers_become_floats() -> None:
     ("make", "words"),
     [
         (lambda: Outer("x", colums=["a"]), "did you mean 'columns'"),
-        (lambda: Outer(), "Missing required argument 'name'"),
+        (Outer, "Missing required argument 'name'"),
         (lambda: Outer(3), "Outer.name takes str"),
         (lambda: Inner(lr="fast"), "Inner.lr takes float"),
         (lambda: Inner(lr=True), r"received: True \(bool\)"),

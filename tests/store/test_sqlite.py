@@ -27,7 +27,10 @@ class TestSqliteLedger(LedgerConformance):
 
 def test_it_is_as_durable_as_it_says(ledger: SqliteLedger) -> None:
     with ledger._connection() as connection:
-        values = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous", "user_version")}
+        values = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "user_version")
+        }
     assert values == {"journal_mode": "wal", "synchronous": 2, "user_version": 1}
 
 
@@ -60,6 +63,6 @@ def test_a_record_edited_by_hand_is_found(ledger: SqliteLedger) -> None:
 
 def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounted = psutil._ntuples.sdiskpart("server:/export", str(tmp_path), "nfs4", "rw")
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [mounted])
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [mounted])
     with pytest.raises(StorageError, match="network file system"):
         SqliteLedger(tmp_path / "ledger.db")

@@ -12,4 +12,7 @@ def test_a_workspace_is_made_where_it_is_missing_and_found_again(tmp_path: Path)
         ws.commit(Append("s", "three"), actor="policy:x")
     with open_folder(tmp_path, Config(store="kept")) as again:
         assert [event.actor for event in again.ledger.events("s")] == ["ann", "bob", "policy:x"]
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir() if path.suffix in (".db", "")) == ["blobs", "ledger.db"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir() if path.suffix in (".db", "")) == [
+        "blobs",
+        "ledger.db",
+    ]

@@ -60,14 +60,14 @@ class Trial:
         self.copy = StateCopy(self.module, self.optimizer)
         self.saved: dict[int, tuple[Memory, bytes]] = {}
 
-    def run(self, memory: Memory = Memory()) -> Memory:
+    def run(self, memory: Memory | None = None) -> Memory:
         def save(memory: Memory) -> None:
             self.saved[memory.step] = (memory, self.copy.taken({"step": memory.step})())
 
         with Silent().task("train") as task:
             return train(
                 self.plan,
-                memory,
+                memory or Memory(),
                 module=self.module,
                 optimizer=self.optimizer,
                 loss_of=lambda inputs, target: torch.nn.functional.mse_loss(self.module(**inputs), target),

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +28,6 @@ def test_without_warmup_it_begins_at_one_and_is_half_way_at_half_time(kind: type
 
 
 def test_cosine_is_that_of_torch() -> None:
-    import torch
-
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.3)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.03)

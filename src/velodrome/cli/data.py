@@ -11,11 +11,11 @@ __all__ = ["app", "check", "diff", "snapshot"]
 
 app = typer.Typer(help="Check, freeze and compare data.", no_args_is_help=True, rich_markup_mode=None)
 
-Recipe = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
+_Recipe = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
 
 
 @app.command()
-def check(recipe: Recipe, as_json: Json = False) -> None:
+def check(recipe: _Recipe, as_json: Json = False) -> None:
     """What the contract says about the data as it is now; nothing is recorded."""
     from velodrome.control.loading import load_recipe
     from velodrome.data.snapshots import check as check_dataset
@@ -26,12 +26,16 @@ def check(recipe: Recipe, as_json: Json = False) -> None:
     if as_json:
         print_json(report)
         return
-    print_table(["rule", "action", "rows"], [(found.rule, found.action, found.rows) for found in report.violations], empty="every rule holds")
+    print_table(
+        ["rule", "action", "rows"],
+        [(found.rule, found.action, found.rows) for found in report.violations],
+        empty="every rule holds",
+    )
     say(f"{report.rows} rows pass, {report.quarantined} would go to quarantine")
 
 
 @app.command()
-def snapshot(recipe: Recipe, as_json: Json = False) -> None:
+def snapshot(recipe: _Recipe, as_json: Json = False) -> None:
     """Check and freeze the data of a recipe; only new files are read."""
     from velodrome.cli.progress import reporter
     from velodrome.control.loading import load_recipe
@@ -41,7 +45,14 @@ def snapshot(recipe: Recipe, as_json: Json = False) -> None:
     with open_workspace() as ws:
         taken = take_snapshot(ws.reporting_to(reporter(as_json)), load_recipe(recipe).data)
     if as_json:
-        print_json({"digest": taken.digest, "new_fragments": taken.new_fragments, "reused": taken.reused, "snapshot": taken.snapshot})
+        print_json(
+            {
+                "digest": taken.digest,
+                "new_fragments": taken.new_fragments,
+                "reused": taken.reused,
+                "snapshot": taken.snapshot,
+            }
+        )
         return
     say(f"snapshot {taken.digest[:12]}: {taken.snapshot.rows} rows, {taken.snapshot.quarantined} in quarantine")
     say(f"{taken.new_fragments} files read, {taken.reused} known already")

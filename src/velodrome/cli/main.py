@@ -8,7 +8,6 @@ import typer
 from velodrome.cli import data, models, runs, work
 from velodrome.cli.output import print_error
 from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
-from velodrome.core.logging import configure_logging
 
 __all__ = ["app", "main"]
 
@@ -27,12 +26,18 @@ app.add_typer(data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error: what is logged to standard error.")] = "warning",
+    log_level: Annotated[
+        str, typer.Option("--log-level", help="debug, info, warning or error: what is logged to standard error.")
+    ] = "warning",
 ) -> None:
+    from velodrome.core.logging import configure_logging
+
     if log_level not in ("debug", "info", "warning", "error"):
-        raise ConfigurationError("there is no such log level", received=log_level, remedy="debug, info, warning or error")
+        raise ConfigurationError(
+            "there is no such log level", received=log_level, remedy="debug, info, warning or error"
+        )
     configure_logging(log_level)
     if version:
         from importlib.metadata import version as installed
@@ -49,5 +54,8 @@ def main() -> None:
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print_error(VelodromeError("interrupted", remedy="the same command goes on where this one stopped"), as_json="--json" in sys.argv)
+        print_error(
+            VelodromeError("interrupted", remedy="the same command goes on where this one stopped"),
+            as_json="--json" in sys.argv,
+        )
         sys.exit(ExitCode.INTERRUPTED)

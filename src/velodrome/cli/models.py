@@ -8,10 +8,12 @@ from velodrome.cli.output import Json, print_json, print_table, say
 
 __all__ = ["app", "approve", "archive", "list_", "promote", "reject", "rollback", "show", "trace"]
 
-app = typer.Typer(help="Versions of models: their states, who is champion, and why.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Versions of models: their states, who is champion, and why.", no_args_is_help=True, rich_markup_mode=None
+)
 
-Reference = Annotated[str, typer.Argument(help="name/7, name@champion, or a name.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the decision.")]
+_Reference = Annotated[str, typer.Argument(help="name/7, name@champion, or a name.")]
+_Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the decision.")]
 
 
 @app.command("list")
@@ -26,11 +28,13 @@ def list_(name: Annotated[str | None, typer.Argument(help="Only this model.")] =
         print_json(versions)
         return
     rows = [(v.reference, v.state.value, ", ".join(v.aliases), v.run, f"{v.created:%Y-%m-%d %H:%M}") for v in versions]
-    print_table(["version", "state", "alias", "run", "registered"], rows, empty="no version yet: velodrome run RECIPE makes one")
+    print_table(
+        ["version", "state", "alias", "run", "registered"], rows, empty="no version yet: velodrome run RECIPE makes one"
+    )
 
 
 @app.command()
-def show(reference: Reference, as_json: Json = False) -> None:
+def show(reference: _Reference, as_json: Json = False) -> None:
     """One version: state, figures, cohorts, inputs."""
     from velodrome.cli.summary import interval
     from velodrome.evaluation.report import Report
@@ -54,37 +58,39 @@ def show(reference: Reference, as_json: Json = False) -> None:
 
 
 @app.command()
-def approve(reference: Reference, reason: Reason, as_json: Json = False) -> None:
+def approve(reference: _Reference, reason: _Reason, as_json: Json = False) -> None:
     """Approve a candidate."""
     _moved("approve", reference, reason, as_json)
 
 
 @app.command()
-def reject(reference: Reference, reason: Reason, as_json: Json = False) -> None:
+def reject(reference: _Reference, reason: _Reason, as_json: Json = False) -> None:
     """Reject a candidate."""
     _moved("reject", reference, reason, as_json)
 
 
 @app.command()
-def archive(reference: Reference, reason: Reason, as_json: Json = False) -> None:
+def archive(reference: _Reference, reason: _Reason, as_json: Json = False) -> None:
     """Put a version away; a champion cannot be archived."""
     _moved("archive", reference, reason, as_json)
 
 
 @app.command()
-def promote(reference: Reference, reason: Reason, as_json: Json = False) -> None:
+def promote(reference: _Reference, reason: _Reason, as_json: Json = False) -> None:
     """Make an approved version the champion."""
     _moved("promote", reference, reason, as_json)
 
 
 @app.command()
-def rollback(model: Annotated[str, typer.Argument(help="The model's name.")], reason: Reason, as_json: Json = False) -> None:
+def rollback(
+    model: Annotated[str, typer.Argument(help="The model's name.")], reason: _Reason, as_json: Json = False
+) -> None:
     """Make the champion before the present one the champion again."""
     _moved("rollback", model, reason, as_json)
 
 
 @app.command()
-def trace(reference: Reference, as_json: Json = False) -> None:
+def trace(reference: _Reference, as_json: Json = False) -> None:
     """What a version was made from, who approved it, and when it was champion."""
     from velodrome.registry.lineage import trace as trace_version
     from velodrome.workspace import open as open_workspace

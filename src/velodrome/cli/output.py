@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from velodrome.core.errors import VelodromeError
@@ -20,6 +19,8 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Any struct or plain value as indented JSON."""
+    import msgspec
+
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
@@ -45,7 +46,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 def print_error(error: VelodromeError, *, as_json: bool) -> None:
     """The error on standard error, as words or as one JSON object."""
     if as_json:
-        facts = {"error": type(error).__name__, "problem": error.problem, "received": error.received, "remedy": error.remedy, "exit_code": int(error.exit_code)}
+        import msgspec
+
+        facts = {
+            "error": type(error).__name__,
+            "problem": error.problem,
+            "received": error.received,
+            "remedy": error.remedy,
+            "exit_code": int(error.exit_code),
+        }
         typer.echo(msgspec.json.encode(facts, enc_hook=repr).decode(), err=True)
     else:
         typer.echo(f"{type(error).__name__}: {error}", err=True)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from velodrome.core.progress import Silent, Task
 from velodrome.core.progress import Progress as Reporter
+from velodrome.core.progress import Silent, Task
 
 __all__ = ["reporter"]
 
@@ -21,7 +21,13 @@ def reporter(quiet: bool) -> Reporter:
 class _Bars:
     @contextmanager
     def task(self, name: str, total: int | None = None) -> Iterator[Task]:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8) as bars:
             yield _Bar(bars, bars.add_task(name, total=total, note=""))
 

@@ -8,7 +8,9 @@ from velodrome.cli.output import Json, print_json, print_table
 
 __all__ = ["app", "compare", "list_", "show"]
 
-app = typer.Typer(help="Training runs: what they were made from and what came out.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Training runs: what they were made from and what came out.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command("list")
@@ -26,12 +28,20 @@ def list_(
     if as_json:
         print_json(runs)
         return
-    rows = [(r.id, r.name, r.type, r.state.value, r.attempts, r.metric or "", f"{r.started:%Y-%m-%d %H:%M}") for r in runs]
-    print_table(["run", "recipe", "type", "state", "attempts", "figure", "started"], rows, empty="no run yet: velodrome run RECIPE makes one")
+    rows = [
+        (r.id, r.name, r.type, r.state.value, r.attempts, r.metric or "", f"{r.started:%Y-%m-%d %H:%M}") for r in runs
+    ]
+    print_table(
+        ["run", "recipe", "type", "state", "attempts", "figure", "started"],
+        rows,
+        empty="no run yet: velodrome run RECIPE makes one",
+    )
 
 
 @app.command()
-def show(run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")], as_json: Json = False) -> None:
+def show(
+    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")], as_json: Json = False
+) -> None:
     """One run: inputs, outcome, attempts, last values of its series."""
     from velodrome.registry.runs import show_run
     from velodrome.workspace import open as open_workspace

@@ -10,7 +10,9 @@ __all__ = ["interval", "print_result"]
 
 def interval(estimate: Estimate) -> str:
     """A figure with its interval: 0.705 [0.694, 0.716]."""
-    bounds = f" [{estimate.low:.4g}, {estimate.high:.4g}]" if estimate.low is not None and estimate.high is not None else ""
+    bounds = (
+        f" [{estimate.low:.4g}, {estimate.high:.4g}]" if estimate.low is not None and estimate.high is not None else ""
+    )
     return f"{estimate.value:.4g}{bounds}"
 
 
@@ -21,7 +23,10 @@ def print_result(result: Result) -> None:
     rows = [
         ("data", f"{result.rows} rows, {result.quarantined} in quarantine, snapshot {result.snapshot[:12]}"),
         ("run", f"{result.run}, {result.steps} steps, seed {result.report.seed}"),
-        *((name, f"{interval(estimate)} on {estimate.rows} test rows") for name, estimate in result.report.metrics.items()),
+        *(
+            (name, f"{interval(estimate)} on {estimate.rows} test rows")
+            for name, estimate in result.report.metrics.items()
+        ),
         *(("gate passed" if verdict.passed else "gate FAILED", verdict.why) for verdict in result.verdicts),
         ("version", f"{result.version}, {result.state}{', champion' if result.champion else ''}"),
         ("took", show_duration(result.seconds)),
@@ -34,7 +39,13 @@ def print_result(result: Result) -> None:
 
 def _next(result: Result) -> list[str]:
     if result.champion:
-        return [f"velodrome models trace {result.model}@champion", f"velodrome predict {result.model}@champion IN --out OUT"]
+        return [
+            f"velodrome models trace {result.model}@champion",
+            f"velodrome predict {result.model}@champion IN --out OUT",
+        ]
     if result.state == "candidate":
-        return [f"velodrome models approve {result.version} --reason WHY", f"velodrome models promote {result.version} --reason WHY"]
+        return [
+            f"velodrome models approve {result.version} --reason WHY",
+            f"velodrome models promote {result.version} --reason WHY",
+        ]
     return [f"velodrome runs show {result.run}"]

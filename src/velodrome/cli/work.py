@@ -38,9 +38,10 @@ def init(
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe's Python file.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, for example learner.optimizer.lr=1e-3.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="PATH=VALUE, for example learner.optimizer.lr=1e-3.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="Where to train: cpu.")] = "cpu",
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again even if the same run is recorded.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -54,14 +55,18 @@ def run(
 
     with open_workspace() as ws:
         declared = override(load_recipe(recipe), parse_overrides(settings or []))
-        result = run_recipe(ws.reporting_to(reporter(as_json)), declared, file=recipe, seed=seed, device=device, fresh=fresh)
+        result = run_recipe(ws.reporting_to(reporter(as_json)), declared, file=recipe, seed=seed, fresh=fresh)
         if as_json:
             print_json(result)
         else:
             print_result(result)
     if not result.passed:
         failed = [verdict.why for verdict in result.verdicts if not verdict.passed]
-        raise Refused(f"{result.version} did not pass its gates", received="; ".join(failed), remedy=f"look closer with velodrome runs show {result.run}")
+        raise Refused(
+            f"{result.version} did not pass its gates",
+            received="; ".join(failed),
+            remedy=f"look closer with velodrome runs show {result.run}",
+        )
 
 
 def predict(
@@ -93,6 +98,14 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json(findings)
     else:
-        print_table(["what", "finding", "to mend"], [(f.subject, f.finding, f.remedy) for f in findings.problems], empty=f"healthy: {findings.summary}")
+        print_table(
+            ["what", "finding", "to mend"],
+            [(f.subject, f.finding, f.remedy) for f in findings.problems],
+            empty=f"healthy: {findings.summary}",
+        )
     if findings.problems:
-        raise IntegrityError(f"{len(findings.problems)} things in the workspace are wrong", received=findings.problems[0].finding, remedy=findings.problems[0].remedy)
+        raise IntegrityError(
+            f"{len(findings.problems)} things in the workspace are wrong",
+            received=findings.problems[0].finding,
+            remedy=findings.problems[0].remedy,
+        )

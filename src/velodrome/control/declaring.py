@@ -87,5 +87,5 @@ def _environment(recipe: Recipe) -> Environment:
 
 
 def _distribution(module: str) -> str:
-    package = module.split(".")[0]
+    package = module.split(".", maxsplit=1)[0]
     return "scikit-learn" if package == "sklearn" else package

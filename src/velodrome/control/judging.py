@@ -70,7 +70,9 @@ def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
     examination = _examination(ws, declared, trained)
     report = _report(ws, declared, trained, examination)
     figures = read_record(ws.ledger, report, Report)
-    return Judged(report, figures, judge(declared.recipe.gates, figures, _comparisons(ws, declared, trained, examination)))
+    return Judged(
+        report, figures, judge(declared.recipe.gates, figures, _comparisons(ws, declared, trained, examination))
+    )
 
 
 def _examination(ws: Workspace, declared: Declared, trained: Trained) -> _Examination:
@@ -91,7 +93,9 @@ def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examinatio
     prediction = on.score(ws, trained.outcome.artifact)
     report = evaluate(on.plan, on.coding.task, on.target, prediction, cohorts, seed=on.seed, groups=on.days)
     digest, run = digest_record(report), f"run:{trained.run.id}"
-    ws.commit(Put(report, declared.recipe.name), Link(run, digest, "report"), Move(subject, None, digest, "run.evaluated"))
+    ws.commit(
+        Put(report, declared.recipe.name), Link(run, digest, "report"), Move(subject, None, digest, "run.evaluated")
+    )
     return digest
 
 
@@ -103,7 +107,18 @@ def _comparisons(ws: Workspace, declared: Declared, trained: Trained, on: _Exami
             metrics = plan_metrics(on.plan, on.coding.task)
             metric = metrics[gate.metric] if gate.metric else next(iter(metrics.values()))
             scores = (on.score(ws, trained.outcome.artifact), on.score(ws, _judged_artifact(ws, other)))
-            found.append(compare(gate.than, metric, on.target, *scores, seed=on.seed, resamples=on.plan.resamples, level=on.plan.level, groups=on.days))
+            found.append(
+                compare(
+                    gate.than,
+                    metric,
+                    on.target,
+                    *scores,
+                    seed=on.seed,
+                    resamples=on.plan.resamples,
+                    level=on.plan.level,
+                    groups=on.days,
+                )
+            )
     return found
 
 

@@ -35,10 +35,16 @@ def load_recipe(file: Path) -> Recipe:
         raise NotFound("there is no such recipe", received=str(file), remedy=nearest(file.name, beside))
     module = _execute(file.resolve(), project_root(file))
     named = getattr(module, "recipe", None)
-    found = [named] if isinstance(named, Recipe) else [value for value in vars(module).values() if isinstance(value, Recipe)]
+    found = (
+        [named]
+        if isinstance(named, Recipe)
+        else [value for value in vars(module).values() if isinstance(value, Recipe)]
+    )
     if len(found) != 1:
         raise RecipeError(
-            f"{file} declares {len(found)} recipes", received=", ".join(recipe.name for recipe in found) or None, remedy="assign one to the variable `recipe`"
+            f"{file} declares {len(found)} recipes",
+            received=", ".join(recipe.name for recipe in found) or None,
+            remedy="assign one to the variable `recipe`",
         )
     return found[0]
 
@@ -64,7 +70,9 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals:
-            raise RecipeError("--set takes PATH=VALUE", received=text, remedy="write for example --set learner.optimizer.lr=1e-3")
+            raise RecipeError(
+                "--set takes PATH=VALUE", received=text, remedy="write for example --set learner.optimizer.lr=1e-3"
+            )
         try:
             settings[path.strip()] = msgspec.json.decode(value)
         except msgspec.DecodeError:
@@ -97,7 +105,10 @@ def _execute(file: Path, root: Path) -> ModuleType:
         error.problem = f"{file.name} line {_line(error, file)}: {error.problem}"
         raise
     except Exception as error:
-        raise RecipeError(f"{file.name} line {_line(error, file)}: {type(error).__name__}: {error}", remedy="mend that line; `python` runs the file too") from error
+        raise RecipeError(
+            f"{file.name} line {_line(error, file)}: {type(error).__name__}: {error}",
+            remedy="mend that line; `python` runs the file too",
+        ) from error
     return module
 
 

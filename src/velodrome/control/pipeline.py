@@ -17,7 +17,17 @@ from velodrome.evaluation.gates import Verdict
 from velodrome.evaluation.report import Report
 from velodrome.recipe import Recipe
 from velodrome.registry.approvals import PolicyApproval
-from velodrome.registry.versions import Version, VersionState, approve, find_alias, move_state, promote, register, resolve, state_of
+from velodrome.registry.versions import (
+    Version,
+    VersionState,
+    approve,
+    find_alias,
+    move_state,
+    promote,
+    register,
+    resolve,
+    state_of,
+)
 from velodrome.store.ledger import Move, read_record
 from velodrome.store.locks import hold
 from velodrome.store.workspace import Workspace
@@ -55,7 +65,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return all(verdict.passed for verdict in self.verdicts)
 
 
-class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was decided about a judged run under certain gates, kept so that it need not be decided again."""
 
     version: str
@@ -63,7 +73,15 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdicts: tuple[Verdict, ...]
 
 
-def run(ws: Workspace, recipe: Recipe, *, file: Path | None = None, cells: tuple[str, ...] = (), seed: int = 0, fresh: bool = False) -> Result:
+def run(
+    ws: Workspace,
+    recipe: Recipe,
+    *,
+    file: Path | None = None,
+    cells: tuple[str, ...] = (),
+    seed: int = 0,
+    fresh: bool = False,
+) -> Result:
     """Do what the recipe says, or what of it is not done yet.
 
     Args:
@@ -85,12 +103,14 @@ def run(ws: Workspace, recipe: Recipe, *, file: Path | None = None, cells: tuple
     return _result(ws, declared, judge, decision, found, ws.clock.monotonic() - begun)
 
 
-def _decide(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> Decision:
+def _decide(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> _Decision:
     judged = judge_run(ws, declared, judge)
     final = train(ws, declared, judge=judge, fresh=fresh) if judged.passed and declared.recipe.refit else judge
-    version = register(ws, model=declared.recipe.name, run=final.run.id, artifact=final.outcome.artifact, report=judged.report)
+    version = register(
+        ws, model=declared.recipe.name, run=final.run.id, artifact=final.outcome.artifact, report=judged.report
+    )
     _settle(ws, declared, version, judged)
-    decision = Decision(version.reference, judged.report, judged.verdicts)
+    decision = _Decision(version.reference, judged.report, judged.verdicts)
     subject = _subject(declared, judge)
     ws.commit(Move(subject, None, msgspec.json.encode(decision).decode(), "run.decided"))
     return decision
@@ -119,12 +139,14 @@ def _subject(declared: Declared, judge: Trained) -> str:
     return f"decision:{judge.run.id}:{terms}"
 
 
-def _decision(ws: Workspace, declared: Declared, judge: Trained) -> Decision | None:
+def _decision(ws: Workspace, declared: Declared, judge: Trained) -> _Decision | None:
     pointer = ws.ledger.pointer(_subject(declared, judge))
-    return msgspec.json.decode(pointer.value, type=Decision) if pointer and pointer.value else None
+    return msgspec.json.decode(pointer.value, type=_Decision) if pointer and pointer.value else None
 
 
-def _result(ws: Workspace, declared: Declared, judge: Trained, decision: Decision, found: bool, seconds: float) -> Result:
+def _result(
+    ws: Workspace, declared: Declared, judge: Trained, decision: _Decision, found: bool, seconds: float
+) -> Result:
     version = resolve(ws, decision.version)
     champion = find_alias(ws, version.model, "champion")
     snapshot = declared.taken.snapshot

@@ -15,7 +15,14 @@ from velodrome.store.files import write_atomic
 __all__ = ["Started", "write_recipe"]
 
 _KEY_WORDS = ("id", "key", "uuid", "guid")
-_DTYPES = ((cs.boolean(), "boolean"), (cs.integer(), "int64"), (cs.float(), "float64"), (cs.datetime(), "datetime"), (cs.date(), "date"), (cs.string(), "string"))
+_DTYPES = (
+    (cs.boolean(), "boolean"),
+    (cs.integer(), "int64"),
+    (cs.float(), "float64"),
+    (cs.datetime(), "datetime"),
+    (cs.date(), "date"),
+    (cs.string(), "string"),
+)
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -38,7 +45,9 @@ def write_recipe(file: Path, label: str, out: Path, *, force: bool = False) -> S
         ConfigurationError: `out` is there already and `force` is off.
     """
     if out.exists() and not force:
-        raise ConfigurationError("there is a recipe already", received=str(out), remedy="name another with --out, or replace it with --force")
+        raise ConfigurationError(
+            "there is a recipe already", received=str(out), remedy="name another with --out, or replace it with --force"
+        )
     frame = read_user_file(file)
     if label not in frame.columns:
         raise NotFound("the file has no such column", received=label, remedy=nearest(label, frame.columns))
@@ -47,7 +56,10 @@ def write_recipe(file: Path, label: str, out: Path, *, force: bool = False) -> S
     left_out = {name: reason for name in frame.columns if name != label and (reason := _why_not(frame[name]))}
     features = [name for name in frame.columns if name != label and name not in left_out]
     if not features:
-        raise DataError("no column of the file can be learned from", received="; ".join(f"{name}: {why}" for name, why in left_out.items()))
+        raise DataError(
+            "no column of the file can be learned from",
+            received="; ".join(f"{name}: {why}" for name, why in left_out.items()),
+        )
     write_atomic(out, _recipe_text(file, frame, labelled[label], features, task, _key(frame, label)).encode())
     return Started(str(out), task, frame.height, tuple(features), left_out)
 
@@ -68,13 +80,24 @@ def _why_not(column: pl.Series) -> str | None:
 
 
 def _is_identifier(column: pl.Series, distinct: int) -> bool:
-    named = column.name.lower() in _KEY_WORDS or column.name.lower().endswith(tuple(f"{mark}{word}" for word in _KEY_WORDS for mark in "_- "))
-    counted = column.dtype.is_integer() and len(column) > 20 and distinct == len(column) and bool((column.diff().drop_nulls() == 1).all())
+    named = column.name.lower() in _KEY_WORDS or column.name.lower().endswith(
+        tuple(f"{mark}{word}" for word in _KEY_WORDS for mark in "_- ")
+    )
+    counted = (
+        column.dtype.is_integer()
+        and len(column) > 20
+        and distinct == len(column)
+        and bool((column.diff().drop_nulls() == 1).all())
+    )
     return distinct == len(column) and (named or counted)
 
 
 def _key(frame: pl.DataFrame, label: str) -> str | None:
-    keys = [name for name in frame.columns if name != label and _is_identifier(frame[name], frame[name].n_unique()) and not frame[name].has_nulls()]
+    keys = [
+        name
+        for name in frame.columns
+        if name != label and _is_identifier(frame[name], frame[name].n_unique()) and not frame[name].has_nulls()
+    ]
     return keys[0] if keys else None
 
 
@@ -82,7 +105,9 @@ def _dtype(column: pl.Series) -> str:
     return next(name for kind, name in _DTYPES if column.to_frame().select(kind).columns)
 
 
-def _recipe_text(file: Path, frame: pl.DataFrame, label: pl.Series, features: list[str], task: str, key: str | None) -> str:
+def _recipe_text(
+    file: Path, frame: pl.DataFrame, label: pl.Series, features: list[str], task: str, key: str | None
+) -> str:
     types = {name: _dtype(frame[name]) for name in [*features, label.name]}
     estimator = "HistGradientBoostingRegressor" if task == "regression" else "HistGradientBoostingClassifier"
     return _TEMPLATE.format(

@@ -81,7 +81,9 @@ def _execute(ws: Workspace, declared: Declared, run: Run, attempt: int, judge: T
     rows = build_training_set(ws, declared.taken.snapshot, declared.ingredients(everything=judge is not None))
     recorder = SeriesWriter(ws, run.id, attempt)
     try:
-        fitted = load(f"learner:{learner_kind(declared.recipe.learner)}").fit(_work(ws, declared, run, attempt, rows, recorder, judge))
+        fitted = load(f"learner:{learner_kind(declared.recipe.learner)}").fit(
+            _work(ws, declared, run, attempt, rows, recorder, judge)
+        )
     finally:
         recorder.close()
     artifact = save(ws, _manifest(declared, run, rows, fitted), fitted.files)
@@ -99,7 +101,15 @@ def _execute(ws: Workspace, declared: Declared, run: Run, attempt: int, judge: T
     return outcome
 
 
-def _work(ws: Workspace, declared: Declared, run: Run, attempt: int, rows: TrainingSet, recorder: SeriesWriter, judge: Trained | None) -> Work:
+def _work(
+    ws: Workspace,
+    declared: Declared,
+    run: Run,
+    attempt: int,
+    rows: TrainingSet,
+    recorder: SeriesWriter,
+    judge: Trained | None,
+) -> Work:
     return Work(
         ws=ws,
         run=run.id,

@@ -34,9 +34,13 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{where} is not TOML: {error}", remedy="mend the line it names") from error
-    for key in table:
+    for key, value in table.items():
         if key not in Config.__struct_fields__:
-            raise ConfigurationError(f"{where} has no setting {key!r}", received=repr(table[key]), remedy=nearest(key, Config.__struct_fields__))
+            raise ConfigurationError(
+                f"{where} has no setting {key!r}",
+                received=repr(value),
+                remedy=nearest(key, Config.__struct_fields__),
+            )
     try:
         config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:

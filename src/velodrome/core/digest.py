@@ -14,7 +14,17 @@ import msgspec
 
 from velodrome.core.errors import IntegrityError, VelodromeError
 
-__all__ = ["CHUNK", "Digest", "Hasher", "canonical", "decode", "digest_bytes", "digest_json", "digest_stream", "is_digest"]
+__all__ = [
+    "CHUNK",
+    "Digest",
+    "Hasher",
+    "canonical",
+    "decode",
+    "digest_bytes",
+    "digest_json",
+    "digest_stream",
+    "is_digest",
+]
 
 Digest = NewType("Digest", str)
 
@@ -76,7 +86,9 @@ def canonical(value: object) -> bytes:
     plain = msgspec.to_builtins(value)
     for path, number in _floats(plain, "$"):
         if not math.isfinite(number):
-            raise VelodromeError(f"canonical JSON has no {number} at {path}", remedy="record None, or leave the value out")
+            raise VelodromeError(
+                f"canonical JSON has no {number} at {path}", remedy="record None, or leave the value out"
+            )
     return _encoder.encode(value)
 
 

@@ -208,4 +208,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else "nothing is known by any name"
+    return (
+        f"known: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+        if names
+        else "nothing is known by any name"
+    )

@@ -36,4 +36,6 @@ def load(kind: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if not extra or (error.name or "").startswith("velodrome"):
             raise
-        raise MissingExtra(f"{kind} needs the package {error.name!r}", remedy=f"pip install 'velodrome[{extra}]'") from error
+        raise MissingExtra(
+            f"{kind} needs the package {error.name!r}", remedy=f"pip install 'velodrome[{extra}]'"
+        ) from error

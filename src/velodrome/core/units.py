@@ -22,7 +22,9 @@ def parse_duration(text: str) -> timedelta:
     """
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise ConfigurationError("a duration is a number and one of s, m, h, d, w", received=text, remedy="write for example '7d' or '12h'")
+        raise ConfigurationError(
+            "a duration is a number and one of s, m, h, d, w", received=text, remedy="write for example '7d' or '12h'"
+        )
     return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 

@@ -8,7 +8,7 @@ surprise during training. The check walks the type hints of the fields: microsec
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -65,7 +65,12 @@ class Value(msgspec.Struct, frozen=True, tag_field="type", metaclass=_Meta):
             if isinstance(value, list):
                 value = tuple(value)
                 msgspec.structs.force_setattr(self, name, value)
-            if isinstance(value, int) and not isinstance(value, bool) and _accepts(hint, 1.5) and not _accepts(hint, value, exact=True):
+            if (
+                isinstance(value, int)
+                and not isinstance(value, bool)
+                and _accepts(hint, 1.5)
+                and not _accepts(hint, value, exact=True)
+            ):
                 msgspec.structs.force_setattr(self, name, float(value))
             _check(self, name, value, hint)
 
@@ -92,17 +97,24 @@ def describe(value: object) -> Any:
         return f"{value.__module__}:{value.__qualname__}"
     if hasattr(value, "get_params"):
         kind = type(value)
-        return {"estimator": f"{kind.__module__}:{kind.__qualname__}", "parameters": describe(value.get_params(deep=False))}
+        return {
+            "estimator": f"{kind.__module__}:{kind.__qualname__}",
+            "parameters": describe(value.get_params(deep=False)),
+        }
     if hasattr(value, "item"):
         return describe(value.item())
-    raise RecipeError("a value in the recipe has no canonical form", received=f"{value!r} ({type(value).__name__})", remedy="use numbers, texts, named functions or velodrome's values")
+    raise RecipeError(
+        "a value in the recipe has no canonical form",
+        received=f"{value!r} ({type(value).__name__})",
+        remedy="use numbers, texts, named functions or velodrome's values",
+    )
 
 
 def _signature(cls: type) -> str:
     return f"{cls.__name__} takes {', '.join(cls.__struct_fields__)}"  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {name: hints[name] for name in cls.__struct_fields__}  # type: ignore[attr-defined]
@@ -112,7 +124,9 @@ def _check(owner: Value, name: str, value: object, hint: Any) -> None:
     where = f"{type(owner).__name__}.{name}"
     for function in _functions(value):
         if function.__name__ == "<lambda>":
-            raise RecipeError(f"{where} is a lambda, which has no name to record", remedy="define it with def and pass it by its name")
+            raise RecipeError(
+                f"{where} is a lambda, which has no name to record", remedy="define it with def and pass it by its name"
+            )
     if not _accepts(hint, value):
         raise RecipeError(f"{where} takes {_describe(hint)}", received=f"{value!r} ({type(value).__name__})")
 
@@ -157,7 +171,9 @@ def _accepts_container(origin: Any, args: tuple[Any, ...], value: object) -> boo
     if origin is type:
         return isinstance(value, type)
     if issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(_accepts(args[0], k) and _accepts(args[1], v) for k, v in value.items())
+        return isinstance(value, Mapping) and all(
+            _accepts(args[0], k) and _accepts(args[1], v) for k, v in value.items()
+        )
     if origin is tuple and args[-1:] != (Ellipsis,):
         return isinstance(value, tuple) and len(value) == len(args) and all(map(_accepts, args, value))
     if issubclass(origin, Sequence):
@@ -173,4 +189,8 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, args))
     if hint is types.NoneType:
         return "None"
-    return hint.__name__ if isinstance(hint, type) and not args else str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return (
+        hint.__name__
+        if isinstance(hint, type) and not args
+        else str(hint).replace("typing.", "").replace("collections.abc.", "")
+    )

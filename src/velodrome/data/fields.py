@@ -1,7 +1,7 @@
 """`Field`: one named array of what a model receives, and the signature that `network(inputs)` is built from.
 
-A field is what is left of the data once the transforms have run: float32 numbers (one per row, or a one-hot row of them) or
-int64 codes. Nothing here touches an array; the cost is that of a handful of small values.
+A field is what is left of the data once the transforms have run: float32 numbers (one per row, or a one-hot row of
+them) or int64 codes. Nothing here touches an array; the cost is that of a handful of small values.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: the name under which `forward` receives it.
         dtype: "float32" for numbers and one-hot rows, "int64" for codes.
         shape: the shape of one row: () for one number or code, (k,) for a one-hot row.
-        cardinality: for codes, how many there are: codes lie in 0 .. cardinality - 1, and 0 stands for unknown or missing.
+        cardinality: for codes, how many there are: they lie in 0 .. cardinality - 1; 0 stands for unknown or missing.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Label coding: which task a label column sets, and the classes behind the codes that learners see.
 
-The coding is fitted on the training rows and travels with the model. Classes are kept in the order of their values and
-coded 0, 1, ...; in a binary task code 1, the second class, is the positive one (`True` after `False`, 1 after 0, "yes"
-after "no"). Cost: one pass over the column to fit, one to encode.
+The coding is fitted on the training rows and travels with the model. Classes are kept in the order of their values
+and coded 0, 1, ...; in a binary task code 1, the second class, is the positive one (`True` after `False`, 1 after 0,
+"yes" after "no"). Cost: one pass over the column to fit, one to encode.
 """
 
 from typing import Any, Literal, TypeAlias
@@ -40,8 +40,8 @@ def fit_labels(labels: pl.Series, task: Literal["auto"] | LabelTask = "auto") ->
     Args:
         labels: the training rows only. Booleans, text, integers or floats.
         task: "auto" takes booleans and text for classes; integers for classes if there are at most
-            `MAXIMUM_INTEGER_CLASSES` distinct ones, else for quantities; floats for quantities, unless there are exactly
-            two distinct ones. Two classes are a binary task, more a multiclass one.
+            `MAXIMUM_INTEGER_CLASSES` distinct ones, else for quantities; floats for quantities, unless there are
+            exactly two distinct ones. Two classes are a binary task, more a multiclass one.
 
     Raises:
         LabelError: no rows, labels missing or not finite, a single value, or values that do not fit the task.
@@ -54,7 +54,7 @@ def fit_labels(labels: pl.Series, task: Literal["auto"] | LabelTask = "auto") ->
     classes = plain.unique().sort()
     if len(classes) < 2:
         raise LabelError(
-            f"the label {labels.name!r} holds {len(classes)} distinct values in the training rows; learning needs two or more",
+            f"the label {labels.name!r} needs two or more distinct values in the training rows",
             received=repr(classes.to_list()),
             remedy="take another label, or a split whose training rows hold both outcomes",
         )
@@ -64,7 +64,11 @@ def fit_labels(labels: pl.Series, task: Literal["auto"] | LabelTask = "auto") ->
         _numbers(plain)
         return LabelCoding("regression")
     if task == "binary" and len(classes) > 2:
-        raise LabelError(f"a binary task has two classes; the label {labels.name!r} has {len(classes)}", received=repr(classes.head(5).to_list()), remedy='say task="multiclass"')
+        raise LabelError(
+            f"a binary task has two classes; the label {labels.name!r} has {len(classes)}",
+            received=repr(classes.head(5).to_list()),
+            remedy='say task="multiclass"',
+        )
     return LabelCoding(task, tuple(classes.to_list()))
 
 
@@ -84,7 +88,7 @@ def encode_labels(coding: LabelCoding, labels: pl.Series) -> NDArray[Any]:
         raise LabelError(
             f"the label {labels.name!r} is of no class that was there in training in {codes.null_count()} rows",
             received=", ".join(map(repr, strange)),
-            remedy=f"classes are {', '.join(map(repr, coding.classes[:20]))}; correct the labels, or split so that training rows hold every class",
+            remedy=f"correct them, or let the training rows hold every class; known: {list(coding.classes[:20])}",
         )
     return codes.to_numpy(writable=True)
 
@@ -109,10 +113,10 @@ def _guess(classes: pl.Series) -> LabelTask:
 
 def _refuse_missing(labels: pl.Series) -> None:
     missing = labels.len() - int(labels.is_finite().sum()) if labels.dtype.is_float() else labels.null_count()
-    if missing or labels.is_empty():
+    if missing:
         raise LabelError(
             f"the label {labels.name!r} is missing or not finite in {missing} of {labels.len()} rows",
-            remedy=f'quarantine such rows with the contract rule NotNull("{labels.name}")' if missing else "there are no rows to learn from",
+            remedy=f'quarantine such rows with the contract rule NotNull("{labels.name}")',
         )
 
 
@@ -127,12 +131,20 @@ def _plain(labels: pl.Series) -> pl.Series:
         return labels.cast(pl.Int64)
     if dtype.is_numeric():
         return labels.cast(pl.Float64)
-    raise LabelError(f"the label {labels.name!r} holds neither classes nor numbers", received=str(dtype), remedy="a label is boolean, text, integer or float")
+    raise LabelError(
+        f"the label {labels.name!r} holds neither classes nor numbers",
+        received=str(dtype),
+        remedy="a label is boolean, text, integer or float",
+    )
 
 
 def _numbers(labels: pl.Series) -> pl.Series:
     if not labels.dtype.is_numeric():
-        raise LabelError(f"regression needs numbers in the label {labels.name!r}", received=str(labels.dtype), remedy='say task="auto"')
+        raise LabelError(
+            f"regression needs numbers in the label {labels.name!r}",
+            received=str(labels.dtype),
+            remedy='say task="auto"',
+        )
     return labels.cast(pl.Float64)
 
 
@@ -143,4 +155,8 @@ def _comparable(labels: pl.Series, classes: pl.Series) -> tuple[pl.Series, pl.Se
         return plain, classes
     if plain.dtype.is_numeric() and classes.dtype.is_numeric():
         return plain.cast(pl.Float64), classes.cast(pl.Float64)
-    raise LabelError(f"the label {labels.name!r} has another type than in training", received=str(labels.dtype), remedy=f"training rows held {classes.dtype}")
+    raise LabelError(
+        f"the label {labels.name!r} has another type than in training",
+        received=str(labels.dtype),
+        remedy=f"training rows held {classes.dtype}",
+    )

@@ -1,9 +1,10 @@
 """The training layout: prepared rows on disk, row after row, as memory maps that runs, trials and workers share.
 
-All float32 fields lie side by side in one block `numbers` (rows, F), all codes in another, `codes` (rows, C), and the target
-in a third, so that a batch of rows is three gathers however many fields there are. A layout is named by the digest of what it
-was made from, lives in the workspace's cache, and can be made again at any time: a damaged one is.
-Cost: one write of the prepared rows (block-wise, so little memory beyond them); opening reads every byte once to verify it.
+All float32 fields lie side by side in one block `numbers` (rows, F), all codes in another, `codes` (rows, C), and the
+target in a third, so that a batch of rows is three gathers however many fields there are. A layout is named by the
+digest of what it was made from, lives in the workspace's cache, and can be made again at any time: a damaged one is.
+Cost: one write of the prepared rows (block-wise, so little memory beyond them); opening reads every byte once to
+verify it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from velodrome.store.arrays import map_arrays, write_arrays
 from velodrome.store.files import publish_folder, remove_tree, temporary_folder
 from velodrome.store.workspace import Workspace
 
-__all__ = ["CODES", "Layout", "NUMBERS", "Place", "Prepared", "TARGET", "materialise", "places"]
+__all__ = ["CODES", "NUMBERS", "TARGET", "Layout", "Place", "Prepared", "materialise", "places"]
 
 NUMBERS, CODES, TARGET = "numbers", "codes", "target"
 
@@ -34,7 +35,7 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a field lies: columns `start` to `stop` of a block; a field of one column is handed out without that axis."""
+    """Where a field lies: columns `start` to `stop` of a block; a field of one column is handed out as (rows,)."""
 
     field: Field
     block: str
@@ -52,7 +53,7 @@ class Layout:
 
     Attributes:
         fields: what a row holds, in the order of the preparation's outputs.
-        arrays: the blocks by name, memory-mapped: "numbers" float32 (rows, F), "codes" int64 (rows, C), "target" (rows,).
+        arrays: the memory-mapped blocks: "numbers" float32 (rows, F), "codes" int64 (rows, C), "target" (rows,).
     """
 
     fields: tuple[Field, ...]
@@ -98,7 +99,7 @@ def materialise(ws: Workspace, name: str, fields: Sequence[Field], produce: Call
     Args:
         name: digest of everything that `produce` depends on.
         fields: what the inputs hold.
-        produce: pure; called only if the layout must be made. Float targets are kept as float32, others as int64.
+        produce: pure; called only if the layout must be made. Targets of floats are kept as float32, others as int64.
 
     Raises:
         DataError: what was produced does not fit the fields.
@@ -114,7 +115,11 @@ def materialise(ws: Workspace, name: str, fields: Sequence[Field], produce: Call
             return Layout(tuple(fields), _open(folder, fields))
         except IntegrityError:
             remove_tree(folder)  # a cache: what is damaged is made again
-    raise StorageError(f"a training layout comes back damaged {_ATTEMPTS} times", received=str(folder), remedy="check the disk and its free space")
+    raise StorageError(
+        f"a training layout comes back damaged {_ATTEMPTS} times",
+        received=str(folder),
+        remedy="check the disk and its free space",
+    )
 
 
 def _make(folder: Path, fields: Sequence[Field], produce: Callable[[], Prepared]) -> None:
@@ -127,8 +132,12 @@ def _make(folder: Path, fields: Sequence[Field], produce: Callable[[], Prepared]
 
 def _open(folder: Path, fields: Sequence[Field]) -> dict[str, NDArray[Any]]:
     arrays = map_arrays(folder)
-    if arrays.keys() != {NUMBERS, CODES, TARGET} or any(arrays[p.block].ndim != 2 or p.stop > arrays[p.block].shape[1] for p in places(fields)):
-        raise IntegrityError("a training layout does not hold the fields that its name stands for", received=str(folder))
+    if arrays.keys() != {NUMBERS, CODES, TARGET} or any(
+        arrays[p.block].ndim != 2 or p.stop > arrays[p.block].shape[1] for p in places(fields)
+    ):
+        raise IntegrityError(
+            "a training layout does not hold the fields that its name stands for", received=str(folder)
+        )
     return arrays
 
 
@@ -138,17 +147,22 @@ def _check(fields: Sequence[Field], inputs: Mapping[str, NDArray[Any]], target: 
     for field in fields:
         shape = inputs[field.name].shape if field.name in inputs else None
         if shape != (len(target), *field.shape):
-            raise DataError(f"the rows of field {field.name!r} have the shape {(len(target), *field.shape)}", received=f"shape {shape}")
+            raise DataError(
+                f"the rows of field {field.name!r} have the shape {(len(target), *field.shape)}",
+                received=f"shape {shape}",
+            )
 
 
-def _chunks(fields: Sequence[Field], inputs: Mapping[str, NDArray[Any]], target: NDArray[Any]) -> Iterator[dict[str, NDArray[Any]]]:
+def _chunks(
+    fields: Sequence[Field], inputs: Mapping[str, NDArray[Any]], target: NDArray[Any]
+) -> Iterator[dict[str, NDArray[Any]]]:
     """Some rows of each block after the other; one empty chunk where there are no rows."""
     where = places(fields)
     kind = np.float32 if target.dtype.kind == "f" else np.int64
     for start in range(0, max(len(target), 1), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
         chunk: dict[str, NDArray[Any]] = {TARGET: target[rows].astype(kind)}
-        for block, dtype in {NUMBERS: np.dtype(np.float32), CODES: np.dtype(np.int64)}.items():
+        for block, dtype in ((NUMBERS, "float32"), (CODES, "int64")):
             columns = max((place.stop for place in where if place.block == block), default=0)
             chunk[block] = np.empty((len(chunk[TARGET]), columns), dtype)
         for place in where:

@@ -1,10 +1,11 @@
 """The order of rows in training: a pure function of (seed, epoch), cut into batches, that can be entered at any step.
 
 An epoch is a permutation by a counter-based hash (`velodrome.core.counter`), so the order depends on nothing but its
-arguments: not on who asked before, on how many workers share it, or on whether an epoch was prepared ahead. Resuming a run
-is a seek. While one epoch is handed out a thread prepares the next, so that training does not wait for it.
-Cost: a hash and a stable argsort for each epoch, tens of milliseconds for a million rows; 8 bytes a row for two epochs at a
-time. Above 2**27 rows the blocks are shuffled and the rows within each block, which bounds what the sort needs.
+arguments: not on who asked before, on how many workers share it, or on whether an epoch was prepared ahead. Resuming
+a run is a seek. While one epoch is handed out a thread prepares the next, so that training does not wait for it.
+Cost: a hash and a stable argsort for each epoch, tens of milliseconds for a million rows; 8 bytes a row for two
+epochs at a time. Above 2**27 rows the blocks are shuffled and the rows within each block, which bounds what the sort
+needs.
 """
 
 from collections.abc import Iterator
@@ -44,11 +45,19 @@ class EpochOrder:
         self._seed = seed
         self._block = block
         if not 0 < self.rows <= _MAXIMUM_ROWS or batch < 1:
-            raise DataError("an order needs between 1 and 2**32 rows, and batches of 1 or more", received=f"{self.rows} rows in batches of {batch}")
+            raise DataError(
+                "an order needs between 1 and 2**32 rows, and batches of 1 or more",
+                received=f"{self.rows} rows in batches of {batch}",
+            )
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.rows // self.batch)
+
+    @property
+    def largest(self) -> int:
+        """The largest id."""
+        return self.rows - 1 if self._ids is None else int(self._ids.max())
 
     def epoch(self, number: int) -> NDArray[np.uint32]:
         """The ids of an epoch in their order, uint32 (rows,): each id once."""
@@ -56,7 +65,7 @@ class EpochOrder:
         return order if self._ids is None else self._ids[order]
 
     def ids_of(self, step: int) -> NDArray[np.uint32]:
-        """The ids of the batch of any step. Computes that whole epoch: meant for looking at a batch, not for training."""
+        """The ids of the batch of any step. Orders that whole epoch: to look at a batch, not to train."""
         epoch, within = divmod(step, self.steps_per_epoch)
         return self.epoch(epoch)[within * self.batch : (within + 1) * self.batch]
 

@@ -1,14 +1,14 @@
-"""The steps of a preparation: what a user declares (`Impute`, `Scale`, `Encode`, `Calendar`) and what fitting makes of it.
+"""The steps of a preparation: what a user declares (`Impute`, `Scale`, `Encode`, `Calendar`) and what fitting makes.
 
-A declared step is a value of the recipe; `fit` looks at the training rows and returns its fitted twin, which holds plain
-numbers and strings only and travels with the model as JSON. `apply` is Polars expressions over those parameters, row by row
-independent: one row and a million give the same bits, and another implementation (a compiled one, for single rows) needs
-nothing but the parameters.
+A declared step is a value of the recipe; `fit` looks at the training rows and returns its fitted twin, which holds
+plain numbers and strings only and travels with the model as JSON. `apply` is Polars expressions over those
+parameters, row by row independent: one row and a million give the same bits, and another implementation (a compiled
+one, for single rows) needs nothing but the parameters.
 
-Between steps a column is of one of four kinds, told by its dtype: a number (float64, int64), text (string), time (date,
-datetime), or a code (uint32, what `Encode` leaves). Steps run in the order in which they are listed.
-Fitting is deterministic: the same rows in the same order give the same bits. Cost: a sort per imputed or encoded column, two
-passes per scaled one.
+Between steps a column is of one of four kinds, told by its dtype: a number (float64, int64), text (string), time
+(date, datetime), or a code (uint32, what `Encode` leaves). Steps run in the order in which they are listed.
+Fitting is deterministic: the same rows in the same order give the same bits. Cost: a sort per imputed or encoded
+column, two passes per scaled one.
 """
 
 import math
@@ -24,6 +24,7 @@ from velodrome.core.errors import DataError, RecipeError, nearest
 from velodrome.core.values import Value
 
 __all__ = [
+    "MAXIMUM_ONEHOT",
     "Calendar",
     "CalendarFitted",
     "Encode",
@@ -32,7 +33,6 @@ __all__ = [
     "FittedStep",
     "Impute",
     "ImputeFitted",
-    "MAXIMUM_ONEHOT",
     "Scale",
     "ScaleFitted",
     "Step",
@@ -57,7 +57,9 @@ class ImputeFitted(_Fitted, frozen=True, tag="impute"):
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         flags = [pl.col(name).is_null().cast(pl.Float64).alias(_indicator(name)) for name in self.indicators]
-        numbers = [pl.col(name).cast(pl.Float64).fill_null(pl.lit(value, pl.Float64)) for name, value in self.numbers.items()]
+        numbers = [
+            pl.col(name).cast(pl.Float64).fill_null(pl.lit(value, pl.Float64)) for name, value in self.numbers.items()
+        ]
         texts = [pl.col(name).fill_null(pl.lit(value)) for name, value in self.texts.items()]
         return frame.with_columns(*flags, *numbers, *texts)
 
@@ -69,7 +71,9 @@ class ScaleFitted(_Fitted, frozen=True, tag="scale"):
     deviations: dict[str, float]
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.with_columns((pl.col(name).cast(pl.Float64) - mean) / self.deviations[name] for name, mean in self.means.items())
+        return frame.with_columns(
+            (pl.col(name).cast(pl.Float64) - mean) / self.deviations[name] for name, mean in self.means.items()
+        )
 
 
 class EncodeFitted(_Fitted, frozen=True, tag="encode"):
@@ -92,7 +96,7 @@ class CalendarFitted(_Fitted, frozen=True, tag="calendar"):
         return frame.with_columns(self.parts()).drop(self.first_days)
 
     def parts(self) -> list[pl.Expr]:
-        """The new columns, int64: `<column>_day` (days since the first seen), `_month`, `_weekday` (Monday is 1), `_hour`."""
+        """The new columns, int64: `<column>_day` (since the first), `_month`, `_weekday` (Monday is 1), `_hour`."""
         parts = []
         for name, first in self.first_days.items():
             time = pl.col(name)
@@ -111,7 +115,7 @@ class Impute(Value, frozen=True, tag="impute"):
     Attributes:
         columns: which; None takes every column of numbers or text at this place of the list.
         numeric: what stands for a missing number.
-        categorical: what stands for missing text: the most frequent value (the first in order of several), or text of one's own.
+        categorical: for missing text: "most_frequent" (of several the first in order), or text of one's own.
         indicator: add a column `<column>_missing` of 0 and 1 for each column that misses values in the training rows.
     """
 
@@ -139,7 +143,7 @@ class Impute(Value, frozen=True, tag="impute"):
 
 
 class Scale(Value, frozen=True, tag="scale"):
-    """Bring numbers to mean 0 and standard deviation 1 over the training rows; missing ones do not count and stay missing.
+    """Bring numbers to mean 0 and standard deviation 1 over the training rows; missing ones stay missing.
 
     Attributes:
         columns: which; None takes every column of numbers at this place of the list.
@@ -157,7 +161,7 @@ class Scale(Value, frozen=True, tag="scale"):
 
 
 class Encode(Value, frozen=True, tag="encode"):
-    """Turn categories into codes or one-hot columns. What was not seen in the training rows, or is missing, is code 0 (all zeros).
+    """Turn categories into codes or one-hot columns; what is missing or was not seen in training is 0 (all zeros).
 
     Attributes:
         columns: which, of text or whole numbers; None takes every column of text at this place of the list.
@@ -176,20 +180,23 @@ class Encode(Value, frozen=True, tag="encode"):
         for name, known in categories.items():
             if to == "onehot" and len(known) > MAXIMUM_ONEHOT:
                 raise DataError(
-                    f"column {name!r} has {len(known)} categories, too many for one-hot columns (at most {MAXIMUM_ONEHOT})",
-                    remedy=f'leave the column out, or say vd.Encode(columns=["{name}"], minimum_count=...) to keep the frequent ones, or to="codes"',
+                    f"column {name!r} has {len(known)} categories; one-hot columns are for {MAXIMUM_ONEHOT} at most",
+                    remedy='leave the column out, keep frequent ones only: vd.Encode(minimum_count=...), or to="codes"',
                 )
         return EncodeFitted(categories, to)
 
     def _categories(self, column: pl.Series) -> tuple[str, ...]:
         kept = _counts(column).filter(pl.col("rows") >= self.minimum_count)["value"].sort().cast(pl.String)
         if kept.is_empty():
-            raise DataError(f"column {column.name!r} has no category in {self.minimum_count} or more training rows", remedy="leave the column out of the features")
+            raise DataError(
+                f"column {column.name!r} has no category in {self.minimum_count} or more training rows",
+                remedy="leave the column out of the features",
+            )
         return tuple(kept.to_list())
 
 
 class Calendar(Value, frozen=True, tag="calendar"):
-    """Turn dates and times into numbers: days since the first one seen, month, weekday (Monday is 1), and hour of times.
+    """Turn dates and times into whole numbers: days since the first seen, month, weekday (Monday is 1), hour of times.
 
     Attributes:
         columns: which; None takes every column of dates or times at this place of the list.
@@ -211,18 +218,24 @@ class Calendar(Value, frozen=True, tag="calendar"):
 Step: TypeAlias = Impute | Scale | Encode | Calendar
 
 
-def _chosen(step: str, columns: Sequence[str] | None, frame: pl.DataFrame, fits: Callable[[pl.DataType], bool]) -> list[str]:
+def _chosen(
+    step: str, columns: Sequence[str] | None, frame: pl.DataFrame, fits: Callable[[pl.DataType], bool]
+) -> list[str]:
     """The columns that a step works on: those named, which must fit, or all that do."""
     if columns is None:
         return [name for name, dtype in frame.schema.items() if fits(dtype)]
     for name in columns:
         if name not in frame.columns:
-            raise RecipeError(f"{step} names a column that is not there at its place in prepare", received=name, remedy=nearest(name, frame.columns))
+            raise RecipeError(
+                f"{step} names a column that is not there at its place in prepare",
+                received=name,
+                remedy=nearest(name, frame.columns),
+            )
         if not fits(frame.schema[name]):
             raise RecipeError(
                 f"{step} cannot work on column {name!r}",
                 received=f"{name!r} holds {_describe(frame.schema[name])} at this place in prepare",
-                remedy="text and whole numbers are encoded, numbers are scaled (encode before scaling), times go through vd.Calendar() first",
+                remedy="encode text and whole numbers, before scaling; scale numbers; put vd.Calendar() before both",
             )
     return list(dict.fromkeys(columns))
 
@@ -253,23 +266,30 @@ def _describe(dtype: pl.DataType) -> str:
 
 
 def _values(column: pl.Series) -> NDArray[np.float64]:
-    """What is there of a column of numbers, float64, in one piece, so that sums do not depend on how the frame came to be."""
+    """What is there of a column of numbers, float64, in one piece: a sum must not depend on the frame's chunks."""
     values = column.drop_nulls().cast(pl.Float64).to_numpy()
     if not len(values):
-        raise DataError(f"column {column.name!r} holds no value in the training rows", remedy="leave the column out of the features")
+        raise DataError(
+            f"column {column.name!r} holds no value in the training rows", remedy="leave the column out of the features"
+        )
     return np.ascontiguousarray(values)
 
 
 def _finite(name: str, value: float) -> float:
     if not math.isfinite(value):
-        raise DataError(f"column {name!r} holds numbers that are infinite or nearly so", remedy=f'quarantine them with the contract rule Between("{name}", ...)')
+        raise DataError(
+            f"column {name!r} holds numbers that are infinite or nearly so",
+            remedy=f'quarantine them with the contract rule Between("{name}", ...)',
+        )
     return value
 
 
 def _most_frequent(column: pl.Series) -> str:
     counts = _counts(column)
     if counts.is_empty():
-        raise DataError(f"column {column.name!r} holds no value in the training rows", remedy="leave the column out of the features")
+        raise DataError(
+            f"column {column.name!r} holds no value in the training rows", remedy="leave the column out of the features"
+        )
     return str(counts.sort("rows", "value", descending=[True, False])["value"][0])
 
 
@@ -291,4 +311,8 @@ def _indicator(name: str) -> str:
 def _refuse_taken(step: str, names: Iterable[str], frame: pl.DataFrame) -> None:
     for name in names:
         if name in frame.columns:
-            raise RecipeError(f"{step} would make a column that is there already", received=name, remedy="rename that column in the data, or leave it out")
+            raise RecipeError(
+                f"{step} would make a column that is there already",
+                received=name,
+                remedy="rename that column in the data, or leave it out",
+            )

@@ -1,9 +1,10 @@
 """`Preparation`: the fitted way from raw columns to the arrays that a model receives, part of every model.
 
-It is fitted on the training rows and holds nothing but plain numbers and strings, so it goes through canonical JSON exactly
-and applies in another process, year and frame as it did in training. `apply` reads the raw columns (their types are checked),
-runs the fitted steps one after another as Polars expressions, and hands out numpy arrays; each row's result depends on that
-row alone. Cost: one Polars call per step and a copy per output, about a millisecond for one row, some 25 ns per value for many.
+It is fitted on the training rows and holds nothing but plain numbers and strings, so it goes through canonical JSON
+exactly and applies in another process, year and frame as it did in training. `apply` reads the raw columns (their
+types are checked), runs the fitted steps one after another as Polars expressions, and hands out numpy arrays; each
+row's result depends on that row alone. Cost: one Polars call per step and a copy per output, about a millisecond for
+one row, some 25 ns per value for many.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,7 +44,9 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[Field, ...]
 
 
-def fit_preparation(steps: Iterable[Step], frame: pl.DataFrame, columns: Sequence[str], encoding: Encoding) -> Preparation:
+def fit_preparation(
+    steps: Iterable[Step], frame: pl.DataFrame, columns: Sequence[str], encoding: Encoding
+) -> Preparation:
     """Fit the steps, in their order.
 
     Args:
@@ -92,7 +95,11 @@ def apply(preparation: Preparation, frame: pl.DataFrame) -> dict[str, NDArray[An
 def _require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
     for name in columns:
         if name not in frame.columns:
-            raise SchemaError(f"the data has no column {name!r}", received=", ".join(frame.columns), remedy=nearest(name, frame.columns))
+            raise SchemaError(
+                f"the data has no column {name!r}",
+                received=", ".join(frame.columns),
+                remedy=nearest(name, frame.columns),
+            )
 
 
 def _dtype_name(name: str, dtype: pl.DataType) -> str:
@@ -116,12 +123,14 @@ def _known_name(dtype: pl.DataType) -> str | None:
 
 
 def _read(columns: Sequence[RawColumn], frame: pl.DataFrame) -> pl.DataFrame:
-    """The raw columns as the steps know them: int64, float64 without NaN, string, date, or datetime in µs without zone."""
+    """The raw columns as the steps know them: int64, float64 without NaN, string, date, datetime in µs without zone."""
     exprs = []
     for column in columns:
         given = frame.schema[column.name]
         expr = _reader(column, given)
-        if expr is None or (column.dtype in _WHOLE and _known_name(given) in _REAL and _has_fractions(frame[column.name])):
+        if expr is None or (
+            column.dtype in _WHOLE and _known_name(given) in _REAL and _has_fractions(frame[column.name])
+        ):
             raise SchemaError(
                 f"column {column.name!r} held {column.dtype} in training",
                 received=f"{given}, beginning with {frame[column.name].head(3).to_list()}",
@@ -166,11 +175,17 @@ def _output(name: str, dtype: pl.DataType, fitted: Sequence[FittedStep]) -> Fiel
     if dtype == pl.UInt32:
         encoded = next(step for step in fitted if isinstance(step, EncodeFitted) and name in step.categories)
         known = len(encoded.categories[name])
-        return Field(name, "float32", shape=(known,)) if encoded.to == "onehot" else Field(name, "int64", cardinality=known + 1)
+        return (
+            Field(name, "float32", shape=(known,))
+            if encoded.to == "onehot"
+            else Field(name, "int64", cardinality=known + 1)
+        )
     if dtype in (pl.Float64, pl.Int64):
         return Field(name, "float32")
     kind, remedy = ("text", "vd.Encode()") if dtype == pl.String else ("times", "vd.Calendar()")
-    raise RecipeError(f"column {name!r} holds {kind}, and no step turns it into numbers", remedy=f"add {remedy} to prepare")
+    raise RecipeError(
+        f"column {name!r} holds {kind}, and no step turns it into numbers", remedy=f"add {remedy} to prepare"
+    )
 
 
 def _arrays(outputs: Sequence[Field], frame: pl.DataFrame) -> dict[str, NDArray[Any]]:
@@ -198,8 +213,11 @@ def _onehot(codes: NDArray[np.uint32], categories: int) -> NDArray[np.float32]:
 def _unusable(column: pl.Series, values: NDArray[np.float32]) -> DataError:
     missing = column.null_count()
     if missing:
-        return DataError(f"column {column.name!r} misses {missing} of {len(column)} values, and no step fills them", remedy="add vd.Impute() to prepare")
+        return DataError(
+            f"column {column.name!r} misses {missing} of {len(column)} values, and no step fills them",
+            remedy="add vd.Impute() to prepare",
+        )
     return DataError(
-        f"column {column.name!r} holds {int(np.isinf(values).sum())} numbers that are infinite, or too great for 32 bits",
+        f"column {column.name!r} holds {int(np.isinf(values).sum())} numbers that are infinite or beyond float32",
         remedy=f'quarantine them with the contract rule Between("{column.name}", ...), or scale them with vd.Scale()',
     )

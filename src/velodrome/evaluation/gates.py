@@ -113,14 +113,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         gate: the rule in words.
         why: a sentence with the numbers.
-        value: the number that was held against `threshold`; None where there was none.
+        value, threshold: the number and what it was held against; None where there was none.
     """
 
     gate: str
     passed: bool
     why: str
     value: float | None
-    threshold: float
+    threshold: float | None
 
 
 def compare(
@@ -226,7 +226,7 @@ def _not_worse(gate: NotWorse, report: Report, comparisons: Sequence[Comparison]
     made = {comparison.metric: comparison for comparison in comparisons if comparison.name == gate.than}
     if not made:
         why = f"there is no {gate.than} to compare with, so {name} cannot be worse."
-        return Verdict(gate=str(gate), passed=True, why=why, value=None, threshold=gate.by)
+        return Verdict(gate=str(gate), passed=True, why=why, value=None, threshold=None)
     if name not in made:
         raise RecipeError(f"{gate.than} was not compared by {name}", received=str(gate), remedy=nearest(name, made))
     return _within_margin(gate, made[name])

@@ -44,7 +44,7 @@ Labels: TypeAlias = NDArray[np.int64 | np.float64]
 MetricFunction: TypeAlias = Callable[..., float]
 """A metric of the user's own: `function(target, prediction) -> float`, or with a third parameter `sample_weight`."""
 Weighted: TypeAlias = Callable[[FloatArray], FloatArray]
-"""From weights (resamples, rows) to values (resamples,), NaN where undefined, of labels and predictions bound before."""
+"""From weights (resamples, rows) to values (resamples,), NaN where undefined; labels and predictions are bound."""
 
 _ANY = (-np.inf, np.inf)
 _SHARE = (0.0, 1.0)
@@ -157,7 +157,9 @@ def checked_rows(task: Task, target: ArrayLike, prediction: ArrayLike) -> tuple[
     labels, predicted = _numbers(target, "labels", LabelError), _numbers(prediction, "predictions", DataError)
     if labels.ndim != 1 or len(labels) == 0:
         raise LabelError(
-            "there are no rows to judge", received=f"labels of shape {labels.shape}", remedy="check the split"
+            "judging needs one label for each of one or more rows",
+            received=f"labels of shape {labels.shape}",
+            remedy="check that the split leaves rows to judge",
         )
     _check_shape(task, labels, predicted)
     if not np.isfinite(labels).all():
@@ -206,13 +208,12 @@ def _check_probabilities(predicted: FloatArray) -> None:
 
 
 def _codes(labels: FloatArray, classes: int) -> NDArray[np.int64]:
-    codes = labels.astype(np.int64)
-    wrong = labels[(codes != labels) | (codes < 0) | (codes >= classes)]
+    wrong = labels[(labels != np.floor(labels)) | (labels < 0) | (labels >= classes)]
     if len(wrong):
         raise LabelError(
             f"labels must be codes from 0 to {classes - 1}", received=f"{len(wrong)} others, such as {wrong[0]:g}"
         )
-    return codes
+    return labels.astype(np.int64)
 
 
 def _one_row_of_weights(weight: ArrayLike | None, rows: int) -> FloatArray:
@@ -231,27 +232,31 @@ def _one_row_of_weights(weight: ArrayLike | None, rows: int) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Rows of both classes in ascending order of score, and where each positive stands.
+    """Rows of both classes in ascending order of a key, and where each positive stands.
 
     Attributes:
         positive, negative: row numbers.
-        tie: for each positive, how many positives score lower.
-        below, through: for each positive, how many negatives score lower, and how many lower or equal.
+        own: for each positive, how many positives have a lower key or its own.
+        below, through: for each positive, how many negatives have a lower key, and how many a lower one or its own.
     """
 
     positive: NDArray[np.intp]
     negative: NDArray[np.intp]
-    tie: NDArray[np.intp]
+    own: NDArray[np.intp]
     below: NDArray[np.intp]
     through: NDArray[np.intp]
 
 
-def _ranking(is_positive: NDArray[np.bool_], score: FloatArray) -> _Ranking:
-    order = np.argsort(score, kind="stable")
+def _ranking(is_positive: NDArray[np.bool_], key: FloatArray) -> _Ranking:
+    order = np.argsort(key, kind="stable")
     positive, negative = order[is_positive[order]], order[~is_positive[order]]
-    high, low = score[positive], score[negative]
+    of_positive, of_negative = key[positive], key[negative]
     return _Ranking(
-        positive, negative, high.searchsorted(high), low.searchsorted(high), low.searchsorted(high, side="right")
+        positive=positive,
+        negative=negative,
+        own=of_positive.searchsorted(of_positive, side="right"),
+        below=of_negative.searchsorted(of_positive, side="left"),
+        through=of_negative.searchsorted(of_positive, side="right"),
     )
 
 
@@ -278,14 +283,14 @@ def _auc(is_positive: NDArray[np.bool_], score: FloatArray) -> Weighted:
 
 def _precision(is_positive: NDArray[np.bool_], score: FloatArray) -> Weighted:
     """Average precision: the mean over positives of the precision at their score, without interpolation."""
-    ranking = _ranking(is_positive, score)
+    ranking = _ranking(is_positive, -score)
 
     def weighted(weights: FloatArray) -> FloatArray:
         positives, negatives = _cumulated(weights, ranking.positive), _cumulated(weights, ranking.negative)
-        true = positives[:, -1:] - positives.take(ranking.tie, axis=1)
-        false = negatives[:, -1:] - negatives.take(ranking.below, axis=1)
+        true, false = positives.take(ranking.own, axis=1), negatives.take(ranking.through, axis=1)
         precision = _ratio(true, true + false, undefined=0.0)
-        return _ratio(np.einsum("ij,ij->i", weights.take(ranking.positive, axis=1), precision), positives[:, -1])
+        found = np.einsum("ij,ij->i", weights.take(ranking.positive, axis=1), precision)
+        return _ratio(found, positives[:, -1])
 
     return weighted
 
@@ -322,7 +327,7 @@ def _mean_of(loss: Callable[[Labels, FloatArray], FloatArray]) -> Callable[..., 
 
 
 def _root_mean_square(target: Labels, prediction: FloatArray) -> Weighted:
-    mean = _mean_of(lambda target, prediction: (prediction - target) ** 2)(target, prediction)
+    mean = _mean_of(_squared_errors)(target, prediction)
     return lambda weights: np.sqrt(mean(weights))
 
 
@@ -337,30 +342,36 @@ def _f1(target: Labels, prediction: FloatArray) -> Weighted:
 def _log_losses(target: Labels, prediction: FloatArray) -> FloatArray:
     """Minus the log of the true class's probability, which is kept an epsilon of float64 away from 0 and 1."""
     epsilon = np.finfo(np.float64).eps
-    if prediction.ndim == 1:
-        probability = np.where(target == 1, prediction, 1 - prediction)
-    else:
-        probability = prediction[np.arange(len(target)), target]
-    losses: FloatArray = -np.log(np.clip(probability, epsilon, 1 - epsilon))
-    return losses
+    kept = np.clip(_of_true_class(target, prediction), epsilon, 1 - epsilon)
+    return np.asarray(-np.log(kept), dtype=np.float64)
+
+
+def _of_true_class(target: Labels, prediction: FloatArray) -> FloatArray:
+    chances = prediction if prediction.ndim == 2 else np.column_stack([1 - prediction, prediction])
+    return chances[np.arange(len(target)), target.astype(np.intp)]
 
 
 def _hits(target: Labels, prediction: FloatArray) -> FloatArray:
-    return (_decision(prediction) == target).astype(np.float64)
+    return np.asarray(_decision(prediction) == target, dtype=np.float64)
 
 
 def _decision(prediction: FloatArray) -> NDArray[np.int64]:
-    if prediction.ndim == 1:
-        return (prediction > 0.5).astype(np.int64)
-    return prediction.argmax(axis=1).astype(np.int64)
+    decision = prediction > 0.5 if prediction.ndim == 1 else prediction.argmax(axis=1)
+    return np.asarray(decision, dtype=np.int64)
 
 
 def _absolute_errors(target: Labels, prediction: FloatArray) -> FloatArray:
-    return np.abs(prediction - target)
+    return np.asarray(np.abs(prediction - target), dtype=np.float64)
+
+
+def _squared_errors(target: Labels, prediction: FloatArray) -> FloatArray:
+    return np.asarray((prediction - target) ** 2, dtype=np.float64)
 
 
 def _ratio(above: FloatArray, below: FloatArray, undefined: float = np.nan) -> FloatArray:
-    return np.divide(above, below, out=np.full(above.shape, undefined), where=below != 0)
+    ratio = np.full(above.shape, undefined)
+    np.divide(above, below, out=ratio, where=below != 0)
+    return ratio
 
 
 # Functions of the user's own -----------------------------------------------------------------------------------------
@@ -403,7 +414,7 @@ def _table(metrics: Sequence[Metric]) -> Mapping[tuple[str, Task], Metric]:
 _AUC, _PRECISION = _one_against_rest(_auc), _one_against_rest(_precision)
 
 METRICS = _table(
-    [
+    [  # name, task, greater is better, bounds, compares classes, prepare
         Metric("roc_auc", "binary", True, _SHARE, True, _AUC),
         Metric("average_precision", "binary", True, _SHARE, True, _PRECISION),
         Metric("log_loss", "binary", False, _LOSS, False, _mean_of(_log_losses)),

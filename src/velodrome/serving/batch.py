@@ -42,13 +42,19 @@ def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Pred
         ConfigurationError: `out` has another ending.
     """
     if out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError("predictions are written as .csv or .parquet", received=str(out), remedy="give --out one of these endings")
+        raise ConfigurationError(
+            "predictions are written as .csv or .parquet", received=str(out), remedy="give --out one of these endings"
+        )
     version = resolve(ws, reference)
     frame = read_user_file(source)
     predictions = load_artifact(ws, version.artifact).predict(frame)
     taken = set(frame.columns) & set(predictions.columns)
     if taken:
-        raise SchemaError("the input has a column with the name of a prediction", received=", ".join(sorted(taken)), remedy="rename it")
+        raise SchemaError(
+            "the input has a column with the name of a prediction",
+            received=", ".join(sorted(taken)),
+            remedy="rename it",
+        )
     whole = pl.concat([frame, predictions], how="horizontal")
     write_atomic_with(out, whole.write_csv if out.suffix == ".csv" else whole.write_parquet)
     return Predicted(version.reference, frame.height, str(out))

@@ -1,8 +1,10 @@
 """Arrays in a folder: raw little-endian files and a manifest with their dtypes, shapes and digests.
 
-Rows are appended chunk by chunk, so an array may be larger than memory, and each file is hashed while it is written. A map
-is handed out only after its bytes have been hashed again: a flipped bit or a short file is an error, never a wrong number.
-Cost: writing is the disk's speed; opening reads every byte once at the speed of BLAKE3 (which also warms the page cache).
+Rows are appended chunk by chunk, so an array may be larger than memory, and each file is hashed while it is written.
+A map is handed out only after its bytes have been hashed again: a flipped bit or a short file is an error, never a
+wrong number.
+Cost: writing is the disk's speed; opening reads every byte once at the speed of BLAKE3 (which also warms the page
+cache).
 """
 
 import math
@@ -52,14 +54,20 @@ def write_arrays(folder: Path, chunks: Iterable[Mapping[str, NDArray[Any]]]) -> 
             writers: dict[str, _Writer] = {}
             for chunk in chunks:
                 if not writers:
-                    writers = {name: _Writer(stack.enter_context(_path(folder, name).open("xb")), chunk[name]) for name in sorted(chunk)}
+                    writers = {
+                        name: _Writer(stack.enter_context(_path(folder, name).open("xb")), chunk[name])
+                        for name in sorted(chunk)
+                    }
                 _append(writers, chunk)
         if not writers:
             raise DataError("there are no arrays to write")
         manifest = _Manifest({name: writer.entry() for name, writer in writers.items()})
         (folder / MANIFEST).write_bytes(canonical(manifest))
     except OSError as error:
-        raise StorageError(f"cannot write arrays in {folder}: {error.strerror}", remedy="check the space and the permissions of the folder") from error
+        raise StorageError(
+            f"cannot write arrays in {folder}: {error.strerror}",
+            remedy="check the space and the permissions of the folder",
+        ) from error
 
 
 def map_arrays(folder: Path) -> dict[str, NDArray[Any]]:
@@ -73,7 +81,10 @@ def map_arrays(folder: Path) -> dict[str, NDArray[Any]]:
     try:
         manifest = decode((folder / MANIFEST).read_bytes(), _Manifest)
     except OSError as error:
-        raise IntegrityError(f"the manifest of arrays cannot be read: {folder / MANIFEST}", remedy="remove the folder; it can be made again") from error
+        raise IntegrityError(
+            f"the manifest of arrays cannot be read: {folder / MANIFEST}",
+            remedy="remove the folder; it can be made again",
+        ) from error
     return {name: _map(_path(folder, name), entry) for name, entry in manifest.arrays.items()}
 
 
@@ -105,15 +116,25 @@ class _Writer:
 
 def _append(writers: Mapping[str, _Writer], chunk: Mapping[str, NDArray[Any]]) -> None:
     if chunk.keys() != writers.keys():
-        raise DataError(f"the chunks do not hold the same arrays: {', '.join(sorted(writers))} first", received=", ".join(sorted(chunk)))
+        raise DataError(
+            f"the chunks do not hold the same arrays: {', '.join(sorted(writers))} first",
+            received=", ".join(sorted(chunk)),
+        )
     for name, rows in chunk.items():
         writers[name].append(name, rows)
 
 
 def _map(path: Path, entry: _Entry) -> NDArray[Any]:
     dtype = np.dtype(entry.dtype)
-    if not path.is_file() or path.stat().st_size != math.prod(entry.shape) * dtype.itemsize or digest_file(path) != entry.digest:
-        raise IntegrityError(f"the bytes of an array are not what its manifest says: {path}", remedy="remove the folder; it can be made again")
+    if (
+        not path.is_file()
+        or path.stat().st_size != math.prod(entry.shape) * dtype.itemsize
+        or digest_file(path) != entry.digest
+    ):
+        raise IntegrityError(
+            f"the bytes of an array are not what its manifest says: {path}",
+            remedy="remove the folder; it can be made again",
+        )
     if not math.prod(entry.shape):  # an empty file cannot be mapped
         return np.empty(entry.shape, dtype)
     # A plain view of the map: gathering from the `memmap` class itself costs a Python call for each batch.

@@ -152,8 +152,14 @@ class FolderBlobs(Blobs):
 
 
 def _missing(digest: str) -> MissingBlob:
-    return MissingBlob("a blob is not there", received=digest, remedy="run `velodrome doctor`; restore it from a backup")
+    return MissingBlob(
+        "a blob is not there", received=digest, remedy="run `velodrome doctor`; restore it from a backup"
+    )
 
 
 def _damaged(digest: str, path: Path) -> IntegrityError:
-    return IntegrityError(f"the bytes of a blob are not what its digest says: {path}", received=digest, remedy="run `velodrome doctor`; restore it from a backup")
+    return IntegrityError(
+        f"the bytes of a blob are not what its digest says: {path}",
+        received=digest,
+        remedy="run `velodrome doctor`; restore it from a backup",
+    )

@@ -15,7 +15,18 @@ from typing import BinaryIO
 from velodrome.core.digest import Digest, digest_stream
 from velodrome.core.errors import SourceError, StorageError, UnsafeArtifact
 
-__all__ = ["digest_file", "flush_folder", "make_folder", "publish_folder", "remove_tree", "temporary_file", "temporary_folder", "within", "write_atomic", "write_atomic_with"]
+__all__ = [
+    "digest_file",
+    "flush_folder",
+    "make_folder",
+    "publish_folder",
+    "remove_tree",
+    "temporary_file",
+    "temporary_folder",
+    "within",
+    "write_atomic",
+    "write_atomic_with",
+]
 
 
 def digest_file(path: Path) -> Digest:
@@ -28,7 +39,9 @@ def digest_file(path: Path) -> Digest:
         with path.open("rb") as stream:
             return digest_stream(stream)
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}", remedy="check the path and its permissions") from error
+        raise SourceError(
+            f"cannot read {path}: {error.strerror}", remedy="check the path and its permissions"
+        ) from error
 
 
 def within(root: Path, relative: str) -> Path:
@@ -39,7 +52,12 @@ def within(root: Path, relative: str) -> Path:
     """
     pure = PurePosixPath(relative)
     joined = root / pure
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not joined.resolve().is_relative_to(root.resolve()):
+    if (
+        pure.is_absolute()
+        or ".." in pure.parts
+        or "\\" in relative
+        or not joined.resolve().is_relative_to(root.resolve())
+    ):
         raise UnsafeArtifact("a path leaves its folder", received=relative, remedy="do not use what names it")
     return joined
 
@@ -49,7 +67,9 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot make the folder {path}: {error.strerror}", remedy="check the path and its permissions") from error
+        raise StorageError(
+            f"cannot make the folder {path}: {error.strerror}", remedy="check the path and its permissions"
+        ) from error
     return path
 
 
@@ -99,7 +119,9 @@ def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
             with suppress(FileNotFoundError):
                 os.unlink(name)
     except OSError as error:
-        raise StorageError(f"cannot write in {folder}: {error.strerror}", remedy="check the space and the permissions of the folder") from error
+        raise StorageError(
+            f"cannot write in {folder}: {error.strerror}", remedy="check the space and the permissions of the folder"
+        ) from error
 
 
 @contextmanager
@@ -124,7 +146,9 @@ def publish_folder(temporary: Path, path: Path) -> None:
         temporary.rename(path)
     except OSError as error:
         if not path.is_dir():
-            raise StorageError(f"cannot make {path}: {error.strerror}", remedy="check the space and the permissions of its folder") from error
+            raise StorageError(
+                f"cannot make {path}: {error.strerror}", remedy="check the space and the permissions of its folder"
+            ) from error
     flush_folder(path.parent)
 
 

@@ -103,6 +103,8 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Edge(msgspec.Struct, frozen=True):
+    """One step of lineage: `src` was made from `dst`, which played `role`."""
+
     src: str
     dst: str
     role: str
@@ -164,7 +166,9 @@ class Ledger(ABC):
         """
 
     @abstractmethod
-    def records(self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None) -> list[Stored]:
+    def records(
+        self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None
+    ) -> list[Stored]:
         """Records of a kind in the order in which they were put."""
 
     @abstractmethod
@@ -219,7 +223,9 @@ def read_record(ledger: Ledger, digest: str, type_: type[_R]) -> _R:
     stored = ledger.get(digest)
     if stored is None or stored.kind != type_.kind():
         raise NotFound(
-            f"there is no {type_.kind()} of that digest", received=digest if stored is None else f"{digest}, a {stored.kind}", remedy="is this the right workspace?"
+            f"there is no {type_.kind()} of that digest",
+            received=digest if stored is None else f"{digest}, a {stored.kind}",
+            remedy="is this the right workspace?",
         )
     return decode(stored.payload, type_)
 
@@ -232,11 +238,16 @@ def verify_chain(subject: str, events: Sequence[Event]) -> None:
     """
     previous = ""
     for position, event in enumerate(events, start=1):
-        intact = event.seq == position and event.previous == previous and event.sealed().digest == event.digest and event.subject == subject
+        intact = (
+            event.seq == position
+            and event.previous == previous
+            and event.sealed().digest == event.digest
+            and event.subject == subject
+        )
         if not intact:
             raise IntegrityError(
-                f"the chain of {subject!r} is broken at event {position}", received=f"event {event.seq} ({event.type})", remedy="restore the ledger from a backup"
+                f"the chain of {subject!r} is broken at event {position}",
+                received=f"event {event.seq} ({event.type})",
+                remedy="restore the ledger from a backup",
             )
         previous = event.digest
-
-

@@ -26,7 +26,11 @@ def hold(path: Path, holder: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             other = os.pread(handle, 1000, 0).decode(errors="replace") or "a process that has just begun"
-            raise RunHeld("the same run is being executed by another process", received=other, remedy="wait for it to end, or end that process") from error
+            raise RunHeld(
+                "the same run is being executed by another process",
+                received=other,
+                remedy="wait for it to end, or end that process",
+            ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, holder.encode(), 0)
         yield

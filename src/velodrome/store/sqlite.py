@@ -40,7 +40,9 @@ class SqliteLedger(Ledger):
         self.path = path
         self._pid = os.getpid()
         self._writer = threading.Lock()
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 60})
+        self._engine = sa.create_engine(
+            f"sqlite:///{path}", connect_args={"isolation_level": None, "check_same_thread": False, "timeout": 60}
+        )
         sa.event.listen(self._engine, "connect", _set_pragmas)
         with _translated(path):
             self._prepare()
@@ -69,7 +71,9 @@ class SqliteLedger(Ledger):
             )
         return stored
 
-    def records(self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None) -> list[Stored]:
+    def records(
+        self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None
+    ) -> list[Stored]:
         query = sa.select(schema.record).where(schema.record.c.kind == kind)
         if name is not None:
             query = query.where(schema.record.c.name == name)
@@ -97,14 +101,24 @@ class SqliteLedger(Ledger):
 
     def blocks(self, run: str, series: str | None = None) -> list[Block]:
         columns = schema.series_block.c
-        query = sa.select(columns.run, columns.series, columns.attempt, columns.first_step, columns.last_step, columns.count, columns.data)
+        query = sa.select(
+            columns.run,
+            columns.series,
+            columns.attempt,
+            columns.first_step,
+            columns.last_step,
+            columns.count,
+            columns.data,
+        )
         query = query.where(columns.run == run)
         if series is not None:
             query = query.where(columns.series == series)
         return [Block(*row) for row in self._all(query.order_by(columns.series, columns.attempt, columns.first_step))]
 
     def subjects(self, prefix: str = "") -> list[str]:
-        query = sa.select(schema.event.c.subject).where(schema.event.c.seq == 1, _starts(schema.event.c.subject, prefix))
+        query = sa.select(schema.event.c.subject).where(
+            schema.event.c.seq == 1, _starts(schema.event.c.subject, prefix)
+        )
         return [row[0] for row in self._all(query.order_by(schema.event.c.subject))]
 
     def scan(self) -> Iterator[Stored]:
@@ -141,7 +155,9 @@ class SqliteLedger(Ledger):
     @contextmanager
     def _connection(self) -> Iterator[sa.Connection]:
         if os.getpid() != self._pid:
-            raise StorageError("a ledger handle was used after a fork", remedy="open the workspace again in the child process")
+            raise StorageError(
+                "a ledger handle was used after a fork", remedy="open the workspace again in the child process"
+            )
         with _translated(self.path), self._engine.connect() as connection:
             yield connection
 
@@ -173,41 +189,68 @@ def _refuse_network(path: Path) -> None:
     kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
     if kind.lower() in _NETWORK:
         raise StorageError(
-            "SQLite's locks cannot be trusted on a network file system", received=f"{folder} ({kind})", remedy="put the workspace on a local disk"
+            "SQLite's locks cannot be trusted on a network file system",
+            received=f"{folder} ({kind})",
+            remedy="put the workspace on a local disk",
         )
 
 
 def _put(connection: sa.Connection, write: Put, actor: str, now: datetime) -> None:
     payload = canonical(write.record)
-    row = {"digest": digest_bytes(payload), "kind": write.record.kind(), "name": write.name, "created": _text(now), "actor": actor, "payload": payload}
+    row = {
+        "digest": digest_bytes(payload),
+        "kind": write.record.kind(),
+        "name": write.name,
+        "created": _text(now),
+        "actor": actor,
+        "payload": payload,
+    }
     connection.execute(schema.record.insert().prefix_with("OR IGNORE"), row)
 
 
 def _link(connection: sa.Connection, write: Link, actor: str, now: datetime) -> None:
-    connection.execute(schema.edge.insert().prefix_with("OR IGNORE"), {"src": write.src, "dst": write.dst, "role": write.role})
+    connection.execute(
+        schema.edge.insert().prefix_with("OR IGNORE"), {"src": write.src, "dst": write.dst, "role": write.role}
+    )
 
 
 def _append(connection: sa.Connection, write: Append, actor: str, now: datetime) -> None:
     columns = schema.event.c
-    newest = sa.select(columns.seq, columns.digest).where(columns.subject == write.subject).order_by(columns.seq.desc()).limit(1)
+    newest = (
+        sa.select(columns.seq, columns.digest)
+        .where(columns.subject == write.subject)
+        .order_by(columns.seq.desc())
+        .limit(1)
+    )
     last = connection.execute(newest).one_or_none()
     seq, previous = (last[0] + 1, last[1]) if last else (1, "")
-    event = Event(subject=write.subject, seq=seq, type=write.type, time=now, actor=actor, body=write.body, previous=previous).sealed()
+    event = Event(
+        subject=write.subject, seq=seq, type=write.type, time=now, actor=actor, body=write.body, previous=previous
+    ).sealed()
     row = {name: getattr(event, name) for name in ("subject", "seq", "type", "actor", "previous", "digest")}
     connection.execute(schema.event.insert(), row | {"time": _text(now), "body": canonical(write.body)})
 
 
 def _move(connection: sa.Connection, write: Move, actor: str, now: datetime) -> None:
     columns = schema.pointer.c
-    found = connection.execute(sa.select(columns.value, columns.revision).where(columns.subject == write.subject)).one_or_none()
+    found = connection.execute(
+        sa.select(columns.value, columns.revision).where(columns.subject == write.subject)
+    ).one_or_none()
     present, revision = (found[0], found[1]) if found else (None, 0)
     if present != write.expected:
         raise PointerMoved(
-            f"{write.subject!r} was expected to be {write.expected!r}", received=present, remedy="somebody moved it meanwhile: look at it and decide again"
+            f"{write.subject!r} was expected to be {write.expected!r}",
+            received=present,
+            remedy="somebody moved it meanwhile: look at it and decide again",
         )
     row = {"subject": write.subject, "value": write.value, "revision": revision + 1, "moved": _text(now)}
     connection.execute(schema.pointer.insert().prefix_with("OR REPLACE"), row)
-    _append(connection, Append(write.subject, write.type, write.body | {"from": write.expected, "to": write.value}), actor, now)
+    _append(
+        connection,
+        Append(write.subject, write.type, write.body | {"from": write.expected, "to": write.value}),
+        actor,
+        now,
+    )
 
 
 def _block(connection: sa.Connection, write: Block, actor: str, now: datetime) -> None:
@@ -227,7 +270,9 @@ def _text(moment: datetime) -> str:
 
 
 def _stored(row: sa.Row[Any]) -> Stored:
-    payload = row.payload if isinstance(row.payload, bytes) else str(row.payload).encode()  # an edit by hand may leave text
+    payload = (
+        row.payload if isinstance(row.payload, bytes) else str(row.payload).encode()
+    )  # an edit by hand may leave text
     return Stored(Digest(row.digest), row.kind, row.name, datetime.fromisoformat(row.created), row.actor, payload)
 
 

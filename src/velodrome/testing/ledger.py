@@ -8,7 +8,18 @@ import pytest
 
 from velodrome.core.errors import IntegrityError, NotFound, PointerMoved, StorageError, VelodromeError
 from velodrome.core.values import Record
-from velodrome.store.ledger import Append, Block, Edge, Ledger, Link, Move, Put, digest_record, read_record, verify_chain
+from velodrome.store.ledger import (
+    Append,
+    Block,
+    Edge,
+    Ledger,
+    Link,
+    Move,
+    Put,
+    digest_record,
+    read_record,
+    verify_chain,
+)
 
 __all__ = ["LedgerConformance", "Sample"]
 
@@ -52,19 +63,30 @@ class LedgerConformance:
         for number in range(5):
             ledger.commit([Put(Sample(number=number), f"name-{number % 2}")], actor="ann", now=_NOW)
         newest = [read_record(ledger, stored.digest, Sample).number for stored in ledger.records("sample", limit=2)]
-        odd = [read_record(ledger, stored.digest, Sample).number for stored in ledger.records("sample", name="name-1", newest_first=False)]
+        odd = [
+            read_record(ledger, stored.digest, Sample).number
+            for stored in ledger.records("sample", name="name-1", newest_first=False)
+        ]
         assert (newest, odd) == ([4, 3], [1, 3])
-        assert [stored.digest for stored in ledger.scan()] == [stored.digest for stored in ledger.records("sample", newest_first=False)]
+        assert [stored.digest for stored in ledger.scan()] == [
+            stored.digest for stored in ledger.records("sample", newest_first=False)
+        ]
 
     def test_edges_are_found_from_both_ends(self, ledger: Ledger) -> None:
-        ledger.commit([Link("run", "data", "snapshot"), Link("run", "code", "code"), Link("other", "data", "snapshot")], actor="ann", now=_NOW)
+        ledger.commit(
+            [Link("run", "data", "snapshot"), Link("run", "code", "code"), Link("other", "data", "snapshot")],
+            actor="ann",
+            now=_NOW,
+        )
         assert [edge.dst for edge in ledger.edges("run")] == ["code", "data"]
         assert [edge.src for edge in ledger.edges("data", incoming=True)] == ["other", "run"]
         assert ledger.edges("run", role="code") == [Edge("run", "code", "code")]
 
     def test_events_form_a_chain(self, ledger: Ledger) -> None:
         for number in range(3):
-            ledger.commit([Append("job:1", "tick", {"number": number})], actor="ann", now=_NOW + timedelta(seconds=number))
+            ledger.commit(
+                [Append("job:1", "tick", {"number": number})], actor="ann", now=_NOW + timedelta(seconds=number)
+            )
         events = ledger.events("job:1")
         verify_chain("job:1", events)
         assert [event.body["number"] for event in events] == [0, 1, 2]
@@ -85,13 +107,28 @@ class LedgerConformance:
         pointer = ledger.pointer("alias:m")
         assert pointer is not None
         assert (pointer.value, pointer.revision) == (None, 2)
-        assert [(event.type, event.body["from"], event.body["to"]) for event in ledger.events("alias:m")] == [("promoted", None, "1"), ("removed", "1", None)]
+        assert [(event.type, event.body["from"], event.body["to"]) for event in ledger.events("alias:m")] == [
+            ("promoted", None, "1"),
+            ("removed", "1", None),
+        ]
 
     def test_a_failing_commit_leaves_nothing(self, ledger: Ledger) -> None:
-        writes = [Put(Sample(number=9)), Link("a", "b", "c"), Append("s", "t"), Block("r", "loss", 1, 0, 1, 2, b"x"), Move("p", "absent", "1", "moved")]
+        writes = [
+            Put(Sample(number=9)),
+            Link("a", "b", "c"),
+            Append("s", "t"),
+            Block("r", "loss", 1, 0, 1, 2, b"x"),
+            Move("p", "absent", "1", "moved"),
+        ]
         with pytest.raises(PointerMoved):
             ledger.commit(writes, actor="ann", now=_NOW)
-        assert (ledger.records("sample"), ledger.edges("a"), ledger.events("s"), ledger.blocks("r"), ledger.pointer("p")) == ([], [], [], [], None)
+        assert (
+            ledger.records("sample"),
+            ledger.edges("a"),
+            ledger.events("s"),
+            ledger.blocks("r"),
+            ledger.pointer("p"),
+        ) == ([], [], [], [], None)
 
     def test_a_record_that_json_cannot_say_is_refused(self, ledger: Ledger) -> None:
         with pytest.raises(VelodromeError, match="weight"):
@@ -99,12 +136,18 @@ class LedgerConformance:
         assert ledger.events("s") == []
 
     def test_prefixes_are_taken_literally(self, ledger: Ledger) -> None:
-        ledger.commit([Move(subject, None, "1", "m") for subject in ("a_b:1", "axb:2", "a_b:0", "A_B:3")], actor="ann", now=_NOW)
+        ledger.commit(
+            [Move(subject, None, "1", "m") for subject in ("a_b:1", "axb:2", "a_b:0", "A_B:3")], actor="ann", now=_NOW
+        )
         assert [pointer.subject for pointer in ledger.pointers("a_b:")] == ["a_b:0", "a_b:1"]
         assert ledger.subjects("a_b:") == ["a_b:0", "a_b:1"]
 
     def test_blocks_are_ordered_and_idempotent(self, ledger: Ledger) -> None:
-        blocks = [Block("r", "loss", 1, 10, 19, 10, b"b"), Block("r", "loss", 1, 0, 9, 10, b"a"), Block("r", "acc", 1, 0, 9, 10, b"c")]
+        blocks = [
+            Block("r", "loss", 1, 10, 19, 10, b"b"),
+            Block("r", "loss", 1, 0, 9, 10, b"a"),
+            Block("r", "acc", 1, 0, 9, 10, b"c"),
+        ]
         for _ in range(2):
             ledger.commit(blocks, actor="ann", now=_NOW)
         assert ledger.blocks("r", "loss") == [blocks[1], blocks[0]]
@@ -123,7 +166,9 @@ class LedgerConformance:
                     pointer = handle.pointer("count")
                     present = pointer.value if pointer else None
                     try:
-                        handle.commit([Move("count", present, str(int(present or 0) + 1), "counted")], actor="ann", now=_NOW)
+                        handle.commit(
+                            [Move("count", present, str(int(present or 0) + 1), "counted")], actor="ann", now=_NOW
+                        )
                         break
                     except PointerMoved:
                         continue

@@ -58,10 +58,14 @@ class Checkpointer:
 
     def _write(self, step: int, encode: Callable[[], bytes], score: float | None) -> None:
         blob = self._ws.blobs.put(encode())
-        record = Checkpoint(run=self._run, attempt=self._attempt, step=step, blob=blob.digest, size=blob.size, score=score)
+        record = Checkpoint(
+            run=self._run, attempt=self._attempt, step=step, blob=blob.digest, size=blob.size, score=score
+        )
         digest = digest_record(record)
         self._ws.commit(
-            Put(record, self._run), Link(f"run:{self._run}", digest, "checkpoint"), Append(f"checkpoints:{self._run}", "checkpoint.saved", {"step": step, "checkpoint": digest})
+            Put(record, self._run),
+            Link(f"run:{self._run}", digest, "checkpoint"),
+            Append(f"checkpoints:{self._run}", "checkpoint.saved", {"step": step, "checkpoint": digest}),
         )
         self._drop_old()
 
@@ -94,9 +98,17 @@ def newest_verified(ws: Workspace, run: str) -> tuple[Checkpoint, bytes] | None:
         try:
             return checkpoint, ws.blobs.read(checkpoint.blob)
         except StorageError as error:
-            _retire(ws, checkpoint, "checkpoint.damaged", reason=error.problem)  # its bytes stay, for whoever looks into it
+            _retire(
+                ws, checkpoint, "checkpoint.damaged", reason=error.problem
+            )  # its bytes stay, for whoever looks into it
     return None
 
 
 def _retire(ws: Workspace, checkpoint: Checkpoint, type_: str, **why: str) -> None:
-    ws.commit(Append(f"checkpoints:{checkpoint.run}", type_, {"step": checkpoint.step, "checkpoint": digest_record(checkpoint), **why}))
+    ws.commit(
+        Append(
+            f"checkpoints:{checkpoint.run}",
+            type_,
+            {"step": checkpoint.step, "checkpoint": digest_record(checkpoint), **why},
+        )
+    )

@@ -11,7 +11,20 @@ import sklearn.base
 from velodrome.core.errors import RecipeError
 from velodrome.core.values import Value
 
-__all__ = ["SGD", "AdamW", "Constant", "Cosine", "EarlyStopping", "Learner", "Linear", "Optimizer", "Schedule", "Sklearn", "Torch", "learner_kind"]
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "EarlyStopping",
+    "Learner",
+    "Linear",
+    "Optimizer",
+    "Schedule",
+    "Sklearn",
+    "Torch",
+    "learner_kind",
+]
 
 
 class AdamW(Value, frozen=True, kw_only=True, tag="adamw"):

@@ -123,7 +123,11 @@ def train(
         if at_evaluation:
             memory = _judged(plan, memory, _evaluated(module, evaluate, recorder, memory.step))
         # checkpoint
-        if at_evaluation or memory.step == plan.stop_at or (plan.checkpoint_every and memory.step % plan.checkpoint_every == 0):
+        if (
+            at_evaluation
+            or memory.step == plan.stop_at
+            or (plan.checkpoint_every and memory.step % plan.checkpoint_every == 0)
+        ):
             save(memory)
             now = clock.monotonic()
         task.advance(1, f"loss {value:.4f}")
@@ -142,7 +146,11 @@ def _evaluated(module: torch.nn.Module, evaluate: Callable[[], float], recorder:
     score = evaluate()
     module.train()
     if not math.isfinite(score):
-        raise Diverged(f"the validation loss after step {step} is not finite", received=score, remedy="lower the learning rate, or look at the validation rows")
+        raise Diverged(
+            f"the validation loss after step {step} is not finite",
+            received=score,
+            remedy="lower the learning rate, or look at the validation rows",
+        )
     recorder.log(step, validation_loss=score)
     return score
 

@@ -44,7 +44,10 @@ def fit(work: Work) -> Fitted:
         try:
             estimator.fit(as_matrix(work.layout.fields, taken), work.layout.target[work.train])
         except (ValueError, TypeError) as error:
-            raise TrainingError(f"{type(estimator).__name__} refuses the data: {error}", remedy="see the estimator's documentation, or prepare the columns otherwise") from error
+            raise TrainingError(
+                f"{type(estimator).__name__} refuses the data: {error}",
+                remedy="see the estimator's documentation, or prepare the columns otherwise",
+            ) from error
         task.advance(1)
     files = dump(estimator)
     hasher = Hasher()
@@ -58,11 +61,17 @@ def _prepared(estimator: sklearn.base.BaseEstimator, work: Work) -> Any:
     wanted = sklearn.base.is_regressor if work.task == "regression" else sklearn.base.is_classifier
     if not wanted(estimator):
         raise TrainingError(
-            f"the label is for {'a regressor' if work.task == 'regression' else 'a classifier'}", received=type(estimator).__name__, remedy="choose another estimator, or set task="
+            f"the label is for {'a regressor' if work.task == 'regression' else 'a classifier'}",
+            received=type(estimator).__name__,
+            remedy="choose another estimator, or set task=",
         )
     clone = sklearn.base.clone(estimator)
     parameters = clone.get_params()
-    seeded = {name: work.seed % 2**32 for name, value in parameters.items() if name.split("__")[-1] == "random_state" and value is None}
+    seeded = {
+        name: work.seed % 2**32
+        for name, value in parameters.items()
+        if name.split("__")[-1] == "random_state" and value is None
+    }
     if parameters.get("categorical_features") == "from_dtype":
         seeded["categorical_features"] = _categorical(work.layout.fields)
     return clone.set_params(**seeded)

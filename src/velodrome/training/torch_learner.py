@@ -6,7 +6,6 @@ steps that its judge chose.
 
 from collections.abc import Callable
 
-
 import torch
 
 from velodrome.core.counter import derive_seed
@@ -56,7 +55,9 @@ def fit(work: Work) -> Fitted:
     example = _example(work)
     files, extra = export(module.eval(), example, task=work.task, classes=work.classes)
     planned = work.planned_steps or learner.epochs * batches.steps_per_epoch
-    return Fitted(family="torch", files=files, extra=extra, steps=chosen, planned_steps=planned, weights=digest_weights(module))
+    return Fitted(
+        family="torch", files=files, extra=extra, steps=chosen, planned_steps=planned, weights=digest_weights(module)
+    )
 
 
 def make_optimizer(optimizer: AdamW | SGD, module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -70,10 +71,19 @@ def make_optimizer(optimizer: AdamW | SGD, module: torch.nn.Module) -> torch.opt
         raise TrainingError("the network has no parameter to train", remedy="give it layers, or leave requires_grad on")
     if isinstance(optimizer, SGD):
         return torch.optim.SGD(
-            parameters, lr=optimizer.lr, momentum=optimizer.momentum, weight_decay=optimizer.weight_decay, nesterov=optimizer.nesterov
+            parameters,
+            lr=optimizer.lr,
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            nesterov=optimizer.nesterov,
         )
     return torch.optim.AdamW(
-        parameters, lr=optimizer.lr, weight_decay=optimizer.weight_decay, betas=optimizer.betas, eps=optimizer.eps, fused=True
+        parameters,
+        lr=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+        fused=True,
     )
 
 
@@ -83,7 +93,11 @@ def _built(learner: Torch, work: Work) -> torch.nn.Module:
         module = learner.network(inputs)
     except Exception as error:
         names = ", ".join(str(field["name"]) for field in inputs)
-        raise TrainingError(f"the network cannot be built: {type(error).__name__}: {error}", received=f"inputs {names}", remedy="mend the function that builds it") from error
+        raise TrainingError(
+            f"the network cannot be built: {type(error).__name__}: {error}",
+            received=f"inputs {names}",
+            remedy="mend the function that builds it",
+        ) from error
     if not isinstance(module, torch.nn.Module):
         raise TrainingError("the network's function returns a torch.nn.Module", received=f"{module!r}")
     return module
@@ -103,14 +117,28 @@ def _plan(learner: Torch, work: Work, steps_per_epoch: int) -> Plan:
     )
 
 
-def _train(work: Work, plan: Plan, module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[..., torch.Tensor], batches: TensorBatches) -> Memory:
+def _train(
+    work: Work,
+    plan: Plan,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[..., torch.Tensor],
+    batches: TensorBatches,
+) -> Memory:
     memory = _restored(work, module, optimizer)
     checkpointer, copy = Checkpointer(work.ws, work.run, work.attempt), StateCopy(module, optimizer)
 
     def save(memory: Memory) -> None:
         checkpointer.wait()
         work.recorder.flush()
-        facts = {"run": work.run, "step": memory.step, "best": memory.best, "best_step": memory.best_step, "waited": memory.waited, "stopped": memory.stopped}
+        facts = {
+            "run": work.run,
+            "step": memory.step,
+            "best": memory.best,
+            "best_step": memory.best_step,
+            "waited": memory.waited,
+            "stopped": memory.stopped,
+        }
         checkpointer.save(memory.step, copy.taken(facts), memory.best if memory.best_step == memory.step else None)
 
     try:
@@ -141,7 +169,13 @@ def _restored(work: Work, module: torch.nn.Module, optimizer: torch.optim.Optimi
     tensors, facts = decode_state(data)
     restore_state(tensors, module, optimizer)
     resumed(work.ws, work.run, attempt=work.attempt, step=checkpoint.step)
-    return Memory(step=facts["step"], best=facts["best"], best_step=facts["best_step"], waited=facts["waited"], stopped=facts["stopped"])
+    return Memory(
+        step=facts["step"],
+        best=facts["best"],
+        best_step=facts["best_step"],
+        waited=facts["waited"],
+        stopped=facts["stopped"],
+    )
 
 
 def _restore_best(work: Work, module: torch.nn.Module, step: int) -> None:
@@ -155,7 +189,11 @@ def _restore_best(work: Work, module: torch.nn.Module, step: int) -> None:
 def _forward(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     output = module(**inputs)
     if not isinstance(output, torch.Tensor):
-        raise TrainingError("the network's forward returns one tensor", received=type(output).__name__, remedy="return the logits, or the values")
+        raise TrainingError(
+            "the network's forward returns one tensor",
+            received=type(output).__name__,
+            remedy="return the logits, or the values",
+        )
     return output
 
 
@@ -172,5 +210,3 @@ def _validation_loss(work: Work, module: torch.nn.Module, loss: Callable[..., to
 
 def _example(work: Work) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values).contiguous() for name, values in work.layout.take(work.train[:64]).items()}
-
-

@@ -25,7 +25,9 @@ def loss_function(name: str, task: str, classes: int) -> Callable[[torch.Tensor,
         raise TrainingError(f"the loss {name} does not fit a {task} label", remedy=f"take one of {', '.join(fitting)}")
     if name == "cross_entropy":
         return lambda output, target: functional.cross_entropy(_shaped(output, (len(target), classes)), target)
-    loss = {"bce": functional.binary_cross_entropy_with_logits, "mse": functional.mse_loss, "mae": functional.l1_loss}[name]
+    loss = {"bce": functional.binary_cross_entropy_with_logits, "mse": functional.mse_loss, "mae": functional.l1_loss}[
+        name
+    ]
     return lambda output, target: loss(_column(output, len(target)), target.to(output.dtype))
 
 
@@ -35,5 +37,9 @@ def _column(output: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _shaped(output: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     if output.shape != shape:
-        raise TrainingError(f"the network's output has the shape {shape}", received=str(tuple(output.shape)), remedy="let forward return one row for each input row")
+        raise TrainingError(
+            f"the network's output has the shape {shape}",
+            received=str(tuple(output.shape)),
+            remedy="let forward return one row for each input row",
+        )
     return output

@@ -17,7 +17,15 @@ import torch
 from velodrome.core.digest import Digest, Hasher
 from velodrome.core.errors import IntegrityError, TrainingError
 
-__all__ = ["StateCopy", "decode_state", "digest_weights", "encode_state", "restore_state", "restore_weights", "unique_tensors"]
+__all__ = [
+    "StateCopy",
+    "decode_state",
+    "digest_weights",
+    "encode_state",
+    "restore_state",
+    "restore_weights",
+    "unique_tensors",
+]
 
 _RNG = "rng/torch"
 
@@ -47,7 +55,9 @@ class StateCopy:
         """Copy the state now; what is returned encodes the copy, and may do so in another thread until the next `taken`."""
         unique, aliases = unique_tensors(_live(self._module, self._optimizer))
         if self._buffers.keys() != unique.keys():
-            self._buffers = {name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in unique.items()}
+            self._buffers = {
+                name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in unique.items()
+            }
         for name, tensor in unique.items():
             self._buffers[name].copy_(tensor)
         return partial(encode_state, self._buffers, facts | {"aliases": aliases})
@@ -57,7 +67,12 @@ def _live(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str
     """The tensors of module, optimiser and random state by name, not copied."""
     named = {f"model/{name}": tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
     state = optimizer.state_dict()["state"]
-    held = {f"optimizer/{index}/{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items() if value is not None}
+    held = {
+        f"optimizer/{index}/{key}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for key, value in entry.items()
+        if value is not None
+    }
     return named | held | {_RNG: torch.get_rng_state()}
 
 

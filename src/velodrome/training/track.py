@@ -82,7 +82,9 @@ class TrackedRun:
         Raises:
             ArtifactError: the module cannot be exported; the reason is given.
         """
-        self.artifact = load("model:torch").save_module(self._ws, module.eval(), example, task=task, classes=classes, run=self._run)
+        self.artifact = load("model:torch").save_module(
+            self._ws, module.eval(), example, task=task, classes=classes, run=self._run
+        )
         self.version = register(self._ws, model=self._run.name, run=self.id, artifact=self.artifact, report=None)
         return self.version
 
@@ -112,7 +114,15 @@ def tracked(
     environment = describe_environment(("torch",), device="cpu", capability="", threads=0)
     ws.commit(Put(environment))
     key = digest_json(
-        {"kind": "track", "name": name, "params": _plain(params), "code": code.key, "data": snapshot, "environment": digest_record(environment), "seed": seed}
+        {
+            "kind": "track",
+            "name": name,
+            "params": _plain(params),
+            "code": code.key,
+            "data": snapshot,
+            "environment": digest_record(environment),
+            "seed": seed,
+        }
     )
     with hold(ws.lock(f"run-{key}"), ws.holder):
         run = _run(ws, name, key, code, digest_record(environment), params, snapshot, seed, file)
@@ -132,11 +142,30 @@ def _recorded(ws: Workspace, run: Run) -> Iterator[TrackedRun]:
     tracked_run._end()
     seconds = ws.clock.monotonic() - begun
     history = history_digest(ws, run.id)
-    finish(ws, run.id, Outcome(run=run.id, artifact=tracked_run.artifact, steps=tracked_run._step, planned_steps=tracked_run._step, seconds=seconds, history=history))
+    finish(
+        ws,
+        run.id,
+        Outcome(
+            run=run.id,
+            artifact=tracked_run.artifact,
+            steps=tracked_run._step,
+            planned_steps=tracked_run._step,
+            seconds=seconds,
+            history=history,
+        ),
+    )
 
 
 def _run(
-    ws: Workspace, name: str, key: Digest, code: Captured, environment: Digest, params: dict[str, Any], snapshot: Digest | None, seed: int, file: Path | None
+    ws: Workspace,
+    name: str,
+    key: Digest,
+    code: Captured,
+    environment: Digest,
+    params: dict[str, Any],
+    snapshot: Digest | None,
+    seed: int,
+    file: Path | None,
 ) -> Run:
     """The unfinished run of that key, or a new one."""
     found = find_by_key(ws, key)
@@ -165,7 +194,9 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     try:
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params))
     except (TypeError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(f"parameters are numbers, texts, lists and dicts: {error}", received=repr(params)) from error
+        raise ConfigurationError(
+            f"parameters are numbers, texts, lists and dicts: {error}", received=repr(params)
+        ) from error
     return plain
 
 

@@ -4,7 +4,6 @@ A learner is a function `fit(work) -> Fitted` in the module that `core.extras` n
 equal weights; a `fit` that was killed and is called again with the same run goes on from its newest checkpoint.
 """
 
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,0 +1,143 @@
+"""Where data comes from: files named by globs. The only place that reads the files of users, by their endings.
+
+Parquet brings its types. CSV has none, so they are inferred from the first 10,000 rows, and from all rows where a later one
+does not fit: the outcome depends on the bytes alone. A file is read whole: memory is bounded by the largest file, so let a
+large dataset be many files. Cost: one parse, 100 to 500 MB/s; a CSV whose first rows mislead is parsed twice.
+"""
+
+import glob
+import gzip
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import polars as pl
+
+from velodrome.core.errors import SourceError, nearest
+from velodrome.core.values import Value
+from velodrome.store.workspace import Workspace
+
+__all__ = ["NULL_WORDS", "SUFFIXES", "Files", "list_files", "read_user_file", "scan_rows", "shown_name"]
+
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+"""The endings of the files that can be read."""
+
+NULL_WORDS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
+"""What stands for a missing value in a CSV file."""
+
+_INFERENCE = (
+    {"infer_schema_length": 10_000, "try_parse_dates": True},
+    {"infer_schema_length": None, "try_parse_dates": True},
+    {"infer_schema_length": None, "try_parse_dates": False},
+)
+
+
+class Files(Value, frozen=True, tag="files"):
+    """Parquet and CSV files: a path or glob, or several, relative to the project's root (`**` stands for any folders).
+
+    The order of the rows is that of the files' names.
+    """
+
+    pattern: str | tuple[str, ...]
+
+
+def list_files(ws: Workspace, source: Files) -> tuple[Path, ...]:
+    """The files of a source, each once, ordered by `shown_name`.
+
+    Raises:
+        SourceError: a pattern matches nothing, or a file that cannot be read by its ending.
+    """
+    patterns = (source.pattern,) if isinstance(source.pattern, str) else source.pattern
+    found = {path for pattern in patterns for path in _match(ws.root, pattern)}
+    for path in found:
+        _require_known_suffix(path)
+    return tuple(sorted(found, key=lambda path: (shown_name(ws, path), path)))
+
+
+def shown_name(ws: Workspace, path: Path) -> str:
+    """The name of a file for people and records: below the root its path from there, elsewhere its last part."""
+    return path.relative_to(ws.root).as_posix() if path.is_relative_to(ws.root) else path.name
+
+
+def read_user_file(path: Path, *, text: Collection[str] = ()) -> pl.DataFrame:
+    """All rows of a user's file, in its order.
+
+    Args:
+        text: columns of a CSV file to keep as they stand ("007" stays text); those that are not there are passed over.
+
+    Raises:
+        SourceError: the file is missing, empty, damaged or of another format.
+    """
+    _require_known_suffix(path)
+    if not path.is_file():
+        neighbours = [file.name for file in path.parent.glob("*") if file.name.endswith(SUFFIXES)]
+        raise SourceError("there is no such file", received=str(path), remedy=nearest(path.name, neighbours))
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path, glob=False, hive_partitioning=False)
+        return _read_csv(path, text)
+    except pl.exceptions.NoDataError as error:
+        raise SourceError(f"{path} is empty", remedy="a CSV file begins with a line of column names") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, UnicodeDecodeError) as error:
+        problem = str(error).strip().split("\n", maxsplit=1)[0]
+        remedy = "is it whole, and in the format that its ending says? CSV is expected in UTF-8"
+        raise SourceError(f"{path} cannot be read: {problem}", remedy=remedy) from error
+
+
+def scan_rows(path: Path) -> pl.LazyFrame:
+    """The rows of a Parquet file that velodrome wrote, in their order, lazily."""
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def _match(root: Path, pattern: str) -> list[Path]:
+    whole = root / pattern
+    if whole.is_file():
+        return [_plain(whole)]
+    spelled = pattern if Path(pattern).is_absolute() else str(Path(glob.escape(str(root))) / pattern)
+    found = [path.resolve() for path in map(Path, glob.glob(spelled, recursive=True)) if path.is_file()]
+    if not found:
+        neighbours = [path.name for path in whole.parent.glob("*")] if whole.parent.is_dir() else []
+        raise SourceError(
+            f"no file matches {pattern!r} in {root}",
+            remedy=nearest(whole.name, neighbours) if neighbours else f"there is no folder {whole.parent}",
+        )
+    return found
+
+
+def _plain(path: Path) -> Path:
+    """The path without `..`, links left as they are: a file is called what the user calls it."""
+    return Path(os.path.normpath(path))
+
+
+def _require_known_suffix(path: Path) -> None:
+    if not path.name.endswith(SUFFIXES):
+        raise SourceError("the ending of a file says how it is read", received=str(path), remedy=f"known: {', '.join(SUFFIXES)}")
+
+
+def _read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
+    separator = _separator(path)
+    header = pl.read_csv(path, separator=separator, n_rows=0, glob=False).columns
+    overrides = {name: pl.String() for name in header if name in text}
+    for attempt, inference in enumerate(_INFERENCE, start=1):
+        try:
+            return pl.read_csv(
+                path,
+                separator=separator,
+                null_values=list(NULL_WORDS),
+                schema_overrides=overrides,
+                glob=False,
+                rechunk=True,
+                **inference,
+            )
+        except pl.exceptions.PolarsError:
+            if attempt == len(_INFERENCE):
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _separator(path: Path) -> str:
+    """The most frequent of comma, semicolon, tab and bar in the first line; a comma where none is there."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    with opened as stream:
+        line = stream.readline(1 << 20)
+    return max(",;\t|", key=line.count)
