@@ -6,7 +6,7 @@ predicts from `{"x": array}` and from the table that the array was made of. Cost
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -17,42 +17,61 @@ from velodrome.data.fields import Field
 
 __all__ = ["read_inputs"]
 
-_TYPES = {"float32": pl.Float32, "int64": pl.Int64}
-
 
 def read_inputs(fields: Sequence[Field], frame: pl.DataFrame) -> dict[str, NDArray[Any]]:
     """The inputs by name, each of its field's dtype, (rows, *shape), contiguous.
 
     Raises:
-        SchemaError: a column is missing, of another type or shape, or holds nulls or, for whole numbers, fractions.
+        SchemaError: a column is missing, of another type or shape, or holds a value that is missing or not finite, or is
+            not whole where codes are meant.
     """
     return {field.name: _read(field, frame, alone=len(fields) == 1) for field in fields}
 
 
 def _read(field: Field, frame: pl.DataFrame, *, alone: bool) -> NDArray[Any]:
     if field.name in frame.columns:
-        return _column(field, field.name, frame[field.name], field.shape)
-    if alone and len(field.shape) == 1 and frame.width == field.shape[0]:
-        columns = [_column(field, name, frame[name], ()) for name in frame.columns]
-        return np.ascontiguousarray(np.stack(columns, axis=1))
-    whole = f", or exactly {field.shape[0]} columns of numbers" if alone and len(field.shape) == 1 else ""
+        return _column(field, frame[field.name], field.shape)
+    spread = alone and len(field.shape) == 1
+    if spread and frame.width == field.shape[0]:
+        return np.stack([_column(field, column, ()) for column in frame], axis=1)
     raise SchemaError(
-        f"the model takes a column {field.name!r} ({_described(field)}){whole}",
+        f"the model takes a column {field.name!r} of {_described(field)}{f', or a frame of {field.shape[0]} columns' if spread else ''}",
         received=f"columns {', '.join(frame.columns) or 'none'}",
         remedy=nearest(field.name, frame.columns),
     )
 
 
-def _column(field: Field, name: str, column: pl.Series, shape: tuple[int, ...]) -> NDArray[Any]:
-    wanted: pl.DataType | type[pl.DataType] = pl.Array(_TYPES[field.dtype], shape) if shape else _TYPES[field.dtype]
-    numbers = column.explode() if column.dtype == pl.List else column
+def _column(field: Field, column: pl.Series, shape: tuple[int, ...]) -> NDArray[Any]:
+    leaf = _leaf(column.dtype)
+    if not (leaf.is_numeric() or leaf == pl.Boolean):
+        raise _unfit(field, column)
     try:
-        values = column.cast(wanted)
+        given = (column.cast(pl.Array(leaf, shape)) if shape else column).to_numpy()
     except pl.exceptions.PolarsError as error:
-        raise _unfit(field, name, column) from error
-    array = np.ascontiguousarray(values.to_numpy())
-    inner = column.dtype if not column.dtype.is_nested() else numbers.dtype if not numbers.dtype.is_nested() else _innermost(column.dtype)
-    text = not (inner.is_numeric() or inner == pl.Boolean)
-    if text or array.dtype != field.dtype or array.shape != (len(column), *shape) or _loses(field, column, array):
-        raise _unfit(field, name, column)
-    return array
+        raise _unfit(field, column) from error
+    with np.errstate(invalid="ignore", over="ignore"):  # judged by their results
+        values = np.ascontiguousarray(given, dtype=field.dtype) if given.dtype != object else np.empty(0, field.dtype)
+    whole = field.dtype == "float32" or np.array_equal(values, given)
+    if values.shape != (len(column), *shape) or not whole or not np.isfinite(values).all():
+        raise _unfit(field, column)
+    return values
+
+
+def _leaf(dtype: pl.DataType) -> pl.DataType:
+    """The type inside lists and arrays."""
+    while isinstance(dtype, pl.List | pl.Array):
+        dtype = cast("pl.DataType", dtype.inner)
+    return dtype
+
+
+def _described(field: Field) -> str:
+    kind = "whole numbers" if field.dtype == "int64" else "numbers"
+    return f"{kind}, {' x '.join(map(str, field.shape))} in a row" if field.shape else kind
+
+
+def _unfit(field: Field, column: pl.Series) -> SchemaError:
+    return SchemaError(
+        f"column {column.name!r} cannot be the input {field.name!r}, which takes {_described(field)}, none missing and all finite",
+        received=f"{column.dtype}, beginning with {column.head(3).to_list()}",
+        remedy="cast the column, and fill what is missing",
+    )

@@ -135,7 +135,7 @@ def _answer(root: Path, *arguments: str) -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> bytes:
-    """At most DIFF_LIMIT + 1 bytes of what git says; no lock is taken, so a git of the user's is never in the way."""
+    """What git says. It takes no lock, so it is never in the way of the user's own."""
     command = ("git", "-C", str(root), *arguments)
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
@@ -146,7 +146,7 @@ def _git(root: Path, *arguments: str) -> bytes:
         raise _GitRefused(f"git did not answer within {_GIT_SECONDS} s") from error
     except subprocess.CalledProcessError as error:
         raise _GitRefused(error.stderr.decode(errors="replace").strip() or f"git exited {error.returncode}") from error
-    return done.stdout[: DIFF_LIMIT + 1]
+    return done.stdout
 
 
 def _lock() -> bytes:

@@ -1,0 +1,80 @@
+"""`init` and `run`, unedited, on files that the program has never seen."""
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Project  # type: ignore[import-not-found]
+from sklearn.datasets import load_diabetes, load_iris
+
+pytestmark = pytest.mark.slow
+
+
+def _houses() -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    rows = 600
+    area, year = rng.normal(100, 30, rows).clip(20), rng.integers(1900, 2020, rows)
+    sold = [dt.date(2024, 1, 1) + dt.timedelta(days=int(day)) for day in rng.integers(0, 365, rows)]
+    town = rng.choice(["north", "south", "east"], rows)
+    price = area * 3000 + (year - 1900) * 500 + (town == "south") * 50_000 + rng.normal(0, 10_000, rows)
+    frame = pl.DataFrame({"House ID": range(1, rows + 1), "area": area, "built": year, "sold": sold, "town": town, "price": price})
+    holes = pl.Series(rng.random(rows) < 0.1)
+    return frame.with_columns(area=pl.when(holes).then(None).otherwise("area"), town=pl.when(holes).then(None).otherwise("town"))
+
+
+def _patients() -> pl.DataFrame:
+    data = load_diabetes()
+    frame = pl.DataFrame(data.data, schema=list(data.feature_names))
+    return frame.with_columns(outcome=pl.Series(np.where(data.target > 140, "worse", "better")))
+
+
+def _flowers() -> pl.DataFrame:
+    data = load_iris()
+    frame = pl.DataFrame(data.data, schema=["sepal length", "sepal width", "petal length", "petal width"])
+    return frame.with_columns(species=pl.Series(data.target_names[data.target]))
+
+
+FILES: dict[str, tuple[Callable[[], pl.DataFrame], str, str, str, float]] = {
+    "houses.csv": (_houses, "price", "regression", "rmse", 30_000),
+    "patients.csv": (_patients, "outcome", "binary", "roc_auc", 0.7),
+    "flowers.parquet": (_flowers, "species", "multiclass", "accuracy", 0.85),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_first_recipe_runs_unedited(make_project: Callable[..., Project], name: str) -> None:
+    make, label, task, metric, bound = FILES[name]
+    project = make_project()
+    frame = make()
+    (frame.write_csv if name.endswith("csv") else frame.write_parquet)(project.folder / name)
+    started = project.json("init", name, "--label", label, "--out", "first.py")
+    assert started["task"] == task
+    assert "House ID" not in started["features"]
+    result = project.json("run", "first.py")
+    value = result["report"]["metrics"][metric]["value"]
+    assert value < bound if task == "regression" else value > bound
+    model = name.split(".")[0]
+    unlabelled = frame.drop(label)
+    unlabelled.write_parquet(project.folder / "new.parquet")
+    project.json("predict", model, "new.parquet", "--out", "out.csv")
+    predicted = pl.read_csv(project.folder / "out.csv")
+    assert predicted.height == frame.height
+    if task == "regression":
+        assert np.corrcoef(predicted["prediction"], frame[label])[0, 1] > 0.9
+    else:
+        assert (predicted["prediction"] == frame[label]).mean() > 0.75
+
+
+def test_a_recipe_that_is_there_is_not_replaced(project: Project) -> None:
+    said = project.error("init", "customers.csv", "--label", "churned")
+    assert (said["error"], said["exit_code"]) == ("ConfigurationError", 2)
+    assert "--force" in said["remedy"]
+
+
+def test_a_label_that_is_not_there_names_the_nearest(project: Project) -> None:
+    said = project.error("init", "customers.csv", "--label", "churn", "--out", "other.py")
+    assert said["error"] == "NotFound"
+    assert "churned" in said["remedy"]
+    assert not (project.folder / "other.py").exists()
