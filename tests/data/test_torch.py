@@ -61,6 +61,29 @@ def test_what_a_step_keeps_is_not_overwritten_by_the_next() -> None:
     assert sorted(torch.cat(kept).tolist()) == inputs["x"].tolist()
 
 
+def test_a_batch_lies_the_same_in_memory_wherever_the_run_began() -> None:
+    inputs = {"x": np.zeros((40, 3), dtype=np.float32)}
+    batches = TensorBatches(inputs, EpochOrder(40, 7, 0), np.zeros(40))
+
+    def places_from(step: int) -> list[int]:
+        return [batch["x"].data_ptr() % 64 for _, batch, _ in islice(batches.batches_from(step), 50 - step)]
+
+    whole = places_from(0)
+    assert len(set(whole)) > 1
+    for step in (1, 5, 6, 15, 16, 17, 33):
+        assert places_from(step) == whole[step:]
+
+
+@pytest.mark.parametrize("width", [1, 3000, 300_000], ids=["many", "some", "one"])
+def test_batches_are_the_same_however_many_are_gathered_together(width: int) -> None:
+    inputs, order = {"x": np.arange(12.0)[:, None] + np.zeros(width)}, EpochOrder(12, 5, 0)
+    for step in range(4):
+        for at, (ids, batch, _) in zip(
+            range(step, 6), TensorBatches(inputs, order, np.zeros(12)).batches_from(step), strict=False
+        ):
+            assert ids.tolist() == order.ids_of(at).tolist() == batch["x"][:, -1].tolist()
+
+
 def test_read_only_arrays_give_tensors_that_may_be_written_to() -> None:
     inputs = {"x": np.arange(20.0)}
     inputs["x"].flags.writeable = False

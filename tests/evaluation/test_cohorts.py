@@ -25,17 +25,16 @@ def test_a_cohort_is_judged_by_its_own_rows(days: NDArray[Any] | None) -> None:
     found = cohort_estimates(AUC, TARGET, PREDICTION, {"carrier": CARRIER}, seed=3, resamples=100, groups=days)
     assert [cohort.value for cohort in found] == ["AA", "UA", "Ü"]
     for cohort in found:
-        own = CARRIER == cohort.value
-        alone = estimate(
-            AUC, TARGET[own], PREDICTION[own], seed=3, resamples=100, groups=None if days is None else days[own]
-        )
+        own = cohort.value == CARRIER
+        own_days = None if days is None else days[own]
+        alone = estimate(AUC, TARGET[own], PREDICTION[own], seed=3, resamples=100, groups=own_days)
         assert cohort.estimate == alone
         assert (cohort.column, cohort.rows, cohort.skipped) == ("carrier", int(own.sum()), None)
         assert cohort.share == own.mean()
 
 
 def test_columns_keep_their_order_and_split_all_rows() -> None:
-    columns = {"origin": np.where(TARGET == PREDICTION.round(), "JFK", "EWR"), "carrier": CARRIER}
+    columns = {"origin": np.where(PREDICTION.round() == TARGET, "JFK", "EWR"), "carrier": CARRIER}
     found = cohort_estimates(AUC, TARGET, PREDICTION, columns, seed=3, resamples=50)
     assert [cohort.column for cohort in found] == ["origin"] * 2 + ["carrier"] * 3
     assert sum(cohort.rows for cohort in found) == 800

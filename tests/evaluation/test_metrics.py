@@ -91,6 +91,14 @@ def test_scikit_learn_agrees(name: Any, task: Any, data: st.DataObject) -> None:
     assert low - 1e-12 <= plain <= high + 1e-12
 
 
+def test_losses_and_errors_are_better_when_smaller() -> None:
+    smaller = {name for (name, _), metric in METRICS.items() if not metric.greater_is_better}
+    assert smaller == {"log_loss", "rmse", "mae"}
+    for (name, task), metric in METRICS.items():
+        assert metric == metric_named(name, task)
+        assert metric.greater_is_better == (name not in smaller)
+
+
 def test_every_metric_has_an_oracle() -> None:
     assert set(ORACLES) == set(METRICS)
 

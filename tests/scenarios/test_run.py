@@ -81,7 +81,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(make_project: Callab
             kills += 1
         process.communicate()
     resumed = project.json("run", "recipe.py", "--seed", "7")
-    restored = sum(attempt["restored"] > 0 for run in _runs(project, resumed) for attempt in run["attempts"])
+    restored = sum((attempt["restored_step"] or 0) > 0 for run in _runs(project, resumed) for attempt in run["attempts"])
     assert kills == 5
     assert restored > 0
     assert _weights(project, resumed) == weights

@@ -65,7 +65,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What differs between two snapshots: fragments, schema, rows, columns."""
-    from velodrome.data.snapshots import diff as diff_snapshots
+    from velodrome.data.diff import diff as diff_snapshots
     from velodrome.data.snapshots import find_snapshot
     from velodrome.workspace import open as open_workspace
 

@@ -14,17 +14,16 @@ from velodrome.core.digest import Digest, digest_json
 from velodrome.core.values import describe
 from velodrome.data.labels import LabelCoding, encode_labels
 from velodrome.data.training_set import test_rows
-from velodrome.evaluation.gates import Comparison, NotWorse, Verdict, check_gates, compare, judge
+from velodrome.evaluation.gates import Comparison, NotWorse, Verdict, compare, judge
 from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metrics
 from velodrome.models.manifest import read_manifest
 from velodrome.models.predictor import load_artifact
-from velodrome.recipe import Recipe
 from velodrome.registry.runs import get_run, outcome_of
 from velodrome.registry.versions import Version, find_alias
 from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Judged", "check_plan", "judge_run"]
+__all__ = ["Judged", "judge_run"]
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -54,17 +53,6 @@ class _Examination:
         return load_artifact(ws, artifact).score(self.rows)
 
 
-def check_plan(recipe: Recipe, coding: LabelCoding) -> None:
-    """Refuse metrics and gates that could never be judged, before anything is trained.
-
-    Raises:
-        NotFound, RecipeError: a metric that does not exist or does not fit, a gate on what the report will not hold.
-    """
-    plan = recipe.evaluation or Evaluation()
-    metrics = list(plan_metrics(plan, coding.task))
-    check_gates(recipe.gates, metrics=metrics, primary=metrics[0], cohorts=plan.cohorts)
-
-
 def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
     """Evaluate the run on the test rows (or find its report) and ask the gates."""
     examination = _examination(ws, declared, trained)
@@ -76,7 +64,7 @@ def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
 
 
 def _examination(ws: Workspace, declared: Declared, trained: Trained) -> _Examination:
-    manifest = read_manifest(ws, trained.outcome.artifact)
+    manifest = read_manifest(ws, trained.artifact)
     coding = LabelCoding(manifest.task, manifest.classes)
     plan, time = declared.recipe.evaluation or Evaluation(), declared.recipe.data.time
     rows = test_rows(ws, declared.taken.snapshot, declared.ingredients(), plan.cohorts)
@@ -90,7 +78,7 @@ def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examinatio
     if known and known.value:
         return Digest(known.value)
     cohorts = {column: _texts(on.rows[column]) for column in on.plan.cohorts}
-    prediction = on.score(ws, trained.outcome.artifact)
+    prediction = on.score(ws, trained.artifact)
     report = evaluate(on.plan, on.coding.task, on.target, prediction, cohorts, seed=on.seed, groups=on.days)
     digest, run = digest_record(report), f"run:{trained.run.id}"
     ws.commit(
@@ -106,7 +94,7 @@ def _comparisons(ws: Workspace, declared: Declared, trained: Trained, on: _Exami
         if isinstance(gate, NotWorse) and other:
             metrics = plan_metrics(on.plan, on.coding.task)
             metric = metrics[gate.metric] if gate.metric else next(iter(metrics.values()))
-            scores = (on.score(ws, trained.outcome.artifact), on.score(ws, _judged_artifact(ws, other)))
+            scores = (on.score(ws, trained.artifact), on.score(ws, _judged_artifact(ws, other)))
             found.append(
                 compare(
                     gate.than,

@@ -107,7 +107,7 @@ def _decide(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> _
     judged = judge_run(ws, declared, judge)
     final = train(ws, declared, judge=judge, fresh=fresh) if judged.passed and declared.recipe.refit else judge
     version = register(
-        ws, model=declared.recipe.name, run=final.run.id, artifact=final.outcome.artifact, report=judged.report
+        ws, model=declared.recipe.name, run=final.run.id, artifact=final.artifact, report=judged.report
     )
     _settle(ws, declared, version, judged)
     decision = _Decision(version.reference, judged.report, judged.verdicts)

@@ -122,6 +122,7 @@ def _recipe_text(
         features=_lines((repr(name) for name in features), indent=8),
         gate=_baseline(label, task),
         metric={"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}[task],
+        margin=_margin(label, task),
         task=task,
         rows=frame.height,
     )
@@ -130,12 +131,20 @@ def _recipe_text(
 def _baseline(label: pl.Series, task: str) -> str:
     """The gate that a model without knowledge would just miss."""
     if task == "regression":
-        spread = float(label.cast(pl.Float64).std() or 0.0)  # type: ignore[arg-type]
-        return f'vd.AtMost("rmse", {spread:.6g}),  # always saying the mean has about this error'
+        return f'vd.AtMost("rmse", {_spread(label):.6g}),  # always saying the mean has about this error'
     if task == "multiclass":
         share = float(label.value_counts()["count"].max() or 0) / len(label)  # type: ignore[arg-type]
         return f'vd.AtLeast("accuracy", {share:.4f}),  # always saying the most frequent class has this accuracy'
     return 'vd.AtLeast("roc_auc", 0.5),  # guessing has 0.5'
+
+
+def _margin(label: pl.Series, task: str) -> str:
+    """By how much a newcomer may be worse than the champion: 0.02 of a share, or a twentieth of the label's spread."""
+    return f"{_spread(label) / 20:.6g}" if task == "regression" else "0.02"
+
+
+def _spread(label: pl.Series) -> float:
+    return float(label.cast(pl.Float64).std() or 0.0)  # type: ignore[arg-type]
 
 
 def _shown_path(file: Path) -> str:
@@ -193,7 +202,7 @@ recipe = vd.Recipe(
     evaluation=vd.Evaluation("{metric}"),
     gates=[
         {gate}
-        vd.NotWorse("champion"),
+        vd.NotWorse("champion", by={margin}),
     ],
     refit=True,  # once the gates are passed: the same recipe on all rows
     operate=vd.Operate(approval=vd.PolicyApproval("passed-gates")),  # vd.PersonApproval() waits for you

@@ -11,8 +11,12 @@ from velodrome.core.errors import VelodromeError
 from velodrome.core.extras import load
 from velodrome.core.logging import bind
 from velodrome.core.values import describe
+from velodrome.data.labels import LabelCoding
 from velodrome.data.training_set import TrainingSet, build_training_set
+from velodrome.evaluation.gates import check_gates
+from velodrome.evaluation.report import Evaluation, plan_metrics
 from velodrome.models.manifest import Manifest, save
+from velodrome.recipe import Recipe
 from velodrome.registry.provenance import collect_provenance
 from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, find_by_key, finish, outcome_of, start
 from velodrome.registry.series import SeriesWriter, history_digest
@@ -31,6 +35,12 @@ class Trained:
     run: Run
     outcome: Outcome
     found: bool
+
+    @property
+    def artifact(self) -> Digest:
+        """The trained model; every run of a recipe has one."""
+        assert self.outcome.artifact is not None
+        return self.outcome.artifact
 
 
 def train(ws: Workspace, declared: Declared, *, judge: Trained | None = None, fresh: bool = False) -> Trained:
@@ -79,6 +89,7 @@ def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None
 def _execute(ws: Workspace, declared: Declared, run: Run, attempt: int, judge: Trained | None) -> Outcome:
     begun = ws.clock.monotonic()
     rows = build_training_set(ws, declared.taken.snapshot, declared.ingredients(everything=judge is not None))
+    _check_plan(declared.recipe, rows.coding)
     recorder = SeriesWriter(ws, run.id, attempt)
     try:
         fitted = load(f"learner:{learner_kind(declared.recipe.learner)}").fit(
@@ -138,3 +149,14 @@ def _manifest(declared: Declared, run: Run, rows: TrainingSet, fitted: Fitted) -
         snapshot=declared.taken.digest,
         extra=fitted.extra,
     )
+
+
+def _check_plan(recipe: Recipe, coding: LabelCoding) -> None:
+    """Refuse metrics and gates that could never be judged, before anything is trained.
+
+    Raises:
+        NotFound, RecipeError: a metric that does not exist or does not fit, a gate on what the report will not hold.
+    """
+    plan = recipe.evaluation or Evaluation()
+    metrics = list(plan_metrics(plan, coding.task))
+    check_gates(recipe.gates, metrics=metrics, primary=metrics[0], cohorts=plan.cohorts)

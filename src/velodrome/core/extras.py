@@ -15,7 +15,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "learner:torch": ("velodrome.training.torch_learner", "torch"),
     "learner:sklearn": ("velodrome.training.sklearn_learner", ""),
     "state:torch": ("velodrome.training.torch_state", "torch"),
-    "model:torch": ("velodrome.models.torch", "torch"),
+    "export:torch": ("velodrome.models.torch", "torch"),
+    "model:torch": ("velodrome.models.onnx", "torch"),
     "model:sklearn": ("velodrome.models.sklearn", ""),
 }
 """kind → (module, extra that it needs, or nothing)."""

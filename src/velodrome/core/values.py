@@ -29,14 +29,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return str(cls.__struct_config__.tag)
 
 
-if TYPE_CHECKING:
-    _Meta = type(msgspec.Struct)
-else:
+class _Meta(msgspec.StructMeta):
+    """Turns Python's TypeError for an unknown or missing field into an error that names the nearest field."""
 
-    class _Meta(type(msgspec.Struct)):
-        """Turns Python's TypeError for an unknown or missing field into an error that names the nearest field."""
+    if not TYPE_CHECKING:  # a type checker reads the fields' signature off the class, which this would hide
 
-        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        def __call__(cls, *args, **kwargs):
             unknown = sorted(kwargs.keys() - set(cls.__struct_fields__))
             if unknown:
                 raise RecipeError(

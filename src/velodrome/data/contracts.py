@@ -11,7 +11,7 @@ from velodrome.core.errors import RecipeError
 from velodrome.core.values import Value
 from velodrome.data.schema import DtypeName
 
-__all__ = ["Action", "Between", "Contract", "NotNull", "OneOf", "RowRule", "Rule", "Types", "Unique"]
+__all__ = ["Action", "Between", "Contract", "NotNull", "OneOf", "RowRule", "Rule", "Types", "Unique", "names_of"]
 
 Action: TypeAlias = Literal["quarantine", "warn", "stop"]
 
@@ -104,3 +104,8 @@ class Contract(Value, frozen=True, tag="contract"):
         """The columns that are text whatever they look like."""
         rules = (rule for rule in self.rules if isinstance(rule, Types))
         return tuple(name for rule in rules for name, dtype in rule.columns.items() if dtype == "string")
+
+
+def names_of(columns: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One column or several, as several."""
+    return (columns,) if isinstance(columns, str) else columns

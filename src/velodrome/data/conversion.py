@@ -45,10 +45,8 @@ def convert(name: str, source: pl.DataType, target: str) -> pl.Expr:
         return _from_text(column.cast(pl.String), target)
     if target == "string" and not source.is_nested() and source != pl.Binary:
         return column.cast(pl.String)
-    if source.is_numeric() or source == pl.Boolean:
-        converted = _from_number(column, source, target)
-    else:
-        converted = _from_time(column, source, target)
+    family = _from_number if source.is_numeric() or source == pl.Boolean else _from_time
+    converted = family(column, source, target)
     if converted is None:
         raise SchemaError(
             f"the column {name!r} cannot become {target}",

@@ -35,5 +35,7 @@ class Dataset(Value, frozen=True, tag="dataset"):
         super().__post_init__()
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             raise RecipeError(
-                "a dataset's name is lower-case letters, digits and hyphens", received=self.name, remedy="for example 'flights-2013'"
+                "a dataset's name is lower-case letters, digits and hyphens",
+                received=self.name,
+                remedy="for example 'flights-2013'",
             )

@@ -74,7 +74,8 @@ def require_unchanged(delivery: Delivery) -> None:
     """
     if _stamp(delivery.path) != delivery.stamp:
         raise SourceError(
-            f"{delivery.name} changed while it was read", remedy="write files elsewhere and move them here when they are whole"
+            f"{delivery.name} changed while it was read",
+            remedy="write files elsewhere and move them here when they are whole",
         )
 
 
@@ -88,7 +89,9 @@ def _stamp(path: Path) -> _Stamp:
     try:
         found = path.stat()
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}", remedy="check the path and its permissions") from error
+        raise SourceError(
+            f"cannot read {path}: {error.strerror}", remedy="check the path and its permissions"
+        ) from error
     return _Stamp(found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 

@@ -20,7 +20,15 @@ from velodrome.data.sources import read_user_file, scan_rows
 from velodrome.store.ledger import Link, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Fragment", "derive_fragment", "find_fragment", "fragment_name", "quarantined_rows", "read_judged", "scan_fragment"]
+__all__ = [
+    "Fragment",
+    "derive_fragment",
+    "find_fragment",
+    "fragment_name",
+    "quarantined_rows",
+    "read_judged",
+    "scan_fragment",
+]
 
 _FORMAT = 1
 """Changes when the same file and contract would give other rows."""

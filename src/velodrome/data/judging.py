@@ -1,12 +1,11 @@
 """Applying a contract: which rows of a file hold, which go to quarantine and why.
 
 One lazy Polars pass converts the columns and marks, for each rule, the rows that break it; the rest touches marked rows
-only. Uniqueness looks at the key columns of all files together, after the rules that look at single rows.
-Cost: one comparison per rule and row, one copy of the accepted rows when there are others, one hash table per Unique rule.
-Everything here is a pure function.
+only. Rules that look at all rows together are in `uniqueness`. Cost: one comparison per rule and row, and one copy of the
+accepted rows when there are others. Everything here is a pure function.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import reduce
@@ -14,21 +13,29 @@ from operator import or_
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.errors import ContractError, SchemaError
-from velodrome.data.contracts import Action, Between, Contract, NotNull, OneOf, RowRule, Types, Unique
+from velodrome.data.contracts import Action, Between, Contract, NotNull, OneOf, RowRule, Types, names_of
 from velodrome.data.conversion import convert, is_present
 from velodrome.data.schema import DTYPES, require_column, stored_as
 
-__all__ = ["REASON", "ROW", "Judged", "Repeats", "Violation", "find_repeats", "judge", "refuse", "total", "unique_columns"]
+__all__ = [
+    "REASON",
+    "ROW",
+    "Judged",
+    "Violation",
+    "judge",
+    "refuse",
+    "total",
+]
 
 ROW, REASON = "__row", "__reason"
 """Columns of quarantined rows beside those of the file: the row's number in it, from 1, and the reasons."""
 
-_EXAMPLES = 3
+EXAMPLES = 3
+"""How many of the rows that break a rule are told in words."""
+
 _MARK = "__broken_"
 
 
@@ -53,20 +60,6 @@ class Judged:
 
     accepted: pl.DataFrame
     quarantined: pl.DataFrame
-    violations: tuple[Violation, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """Rows that repeat an earlier one.
-
-    Attributes:
-        rows: for each frame the row numbers (from 0, ascending, int64) that are excluded.
-        reasons: for each frame why, one text for each row.
-    """
-
-    rows: tuple[npt.NDArray[np.int64], ...]
-    reasons: tuple[tuple[str, ...], ...]
     violations: tuple[Violation, ...]
 
 
@@ -127,38 +120,6 @@ def judge(contract: Contract, raw: pl.DataFrame) -> Judged:
     )
 
 
-def find_repeats(rules: Iterable[Unique], frames: Sequence[pl.DataFrame]) -> Repeats:
-    """Apply Unique rules to rows that lie in several frames.
-
-    Args:
-        frames: with the columns that the rules name, in the order that decides which row is the first; at least one.
-    """
-    whole = pl.concat(frames)
-    reasons: dict[int, str] = {}
-    violations = []
-    for rule in rules:
-        keys = whole.select(_names(rule.columns))
-        repeated = _repeated(keys, excluded=list(reasons))
-        if len(repeated):
-            told = _tell_repeats(keys, repeated)
-            violations.append(Violation(f"unique({', '.join(keys.columns)})", rule.action, len(told), told[:_EXAMPLES]))
-            if rule.action == "quarantine":
-                reasons |= dict(zip(repeated.tolist(), told, strict=True))
-    return _by_frame(reasons, [frame.height for frame in frames], tuple(violations))
-
-
-def unique_columns(rules: Iterable[Unique], known: Collection[str]) -> tuple[str, ...]:
-    """The columns that Unique rules look at, each once.
-
-    Raises:
-        SchemaError: one of them is not among the `known` columns.
-    """
-    names = tuple(dict.fromkeys(name for rule in rules for name in _names(rule.columns)))
-    for name in names:
-        require_column(name, known, "vd.Unique")
-    return names
-
-
 def refuse(violations: Iterable[Violation], where: str) -> None:
     """Stop where a rule says so.
 
@@ -179,7 +140,7 @@ def total(violations: Iterable[Violation]) -> tuple[Violation, ...]:
     merged: dict[tuple[str, Action], Violation] = {}
     for found in violations:
         known = merged.get((found.rule, found.action), Violation(found.rule, found.action, 0))
-        examples = (known.examples + found.examples)[:_EXAMPLES]
+        examples = (known.examples + found.examples)[:EXAMPLES]
         merged[found.rule, found.action] = Violation(found.rule, found.action, known.rows + found.rows, examples)
     return tuple(merged.values())
 
@@ -188,7 +149,9 @@ def total(violations: Iterable[Violation]) -> tuple[Violation, ...]:
 
 
 def _columns(contract: Contract, schema: pl.Schema) -> dict[str, _Column]:
-    declared = {name: dtype for rule in contract.rules if isinstance(rule, Types) for name, dtype in rule.columns.items()}
+    declared = {
+        name: dtype for rule in contract.rules if isinstance(rule, Types) for name, dtype in rule.columns.items()
+    }
     for name in declared:
         require_column(name, schema, "vd.Types")
     columns = {}
@@ -210,7 +173,7 @@ def _checks(rule: RowRule, columns: dict[str, _Column]) -> Iterator[_Check]:
             if columns[name].source != columns[name].dtype:
                 yield _converts(columns[name], rule.action)
     elif isinstance(rule, NotNull):
-        for name in _names(rule.columns):
+        for name in names_of(rule.columns):
             yield _not_null(rule, _column(columns, name, "vd.NotNull"))
     elif isinstance(rule, Between):
         yield _between(rule, _column(columns, rule.column, "vd.Between"))
@@ -221,7 +184,9 @@ def _checks(rule: RowRule, columns: dict[str, _Column]) -> Iterator[_Check]:
 def _overflows(columns: dict[str, _Column]) -> list[_Check]:
     """Integers that no rule gives a type and that int64 cannot hold: a value is never lost in silence."""
     wide = (pl.UInt64, pl.Int128, pl.UInt128)
-    return [_converts(column, "quarantine") for column in columns.values() if not column.declared and column.source in wide]
+    return [
+        _converts(column, "quarantine") for column in columns.values() if not column.declared and column.source in wide
+    ]
 
 
 def _converts(column: _Column, action: Action) -> _Check:
@@ -269,7 +234,9 @@ def _moment(text: str, column: _Column) -> date:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise SchemaError(
-            f"a bound of vd.Between({column.name!r}) is no date or time", received=text, remedy="write for example '2013-03-31'"
+            f"a bound of vd.Between({column.name!r}) is no date or time",
+            received=text,
+            remedy="write for example '2013-03-31'",
         ) from error
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
@@ -303,10 +270,6 @@ def _column(columns: dict[str, _Column], name: str, asked_by: str) -> _Column:
     return columns[name]
 
 
-def _names(columns: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (columns,) if isinstance(columns, str) else columns
-
-
 # -------------------------------------------------------------------------------------------------------------- telling
 
 
@@ -326,34 +289,6 @@ def _quarantined(raw: pl.DataFrame, found: Sequence[tuple[_Check, pl.Series]], b
 
 
 def _violation(raw: pl.DataFrame, check: _Check, mark: pl.Series) -> Violation:
-    first = mark.arg_true().head(_EXAMPLES)
+    first = mark.arg_true().head(EXAMPLES)
     told = raw[first].select(pl.format("row {}: {}", first + 1, check.reason)).to_series()
     return Violation(check.rule, check.action, int(mark.sum()), tuple(told))
-
-
-def _repeated(keys: pl.DataFrame, excluded: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The row numbers whose key was there before, among the complete keys of rows that are not excluded; ascending."""
-    complete = keys.select(pl.all_horizontal(is_present(pl.col(name), dtype) for name, dtype in keys.schema.items()))
-    usable = complete.to_series().to_numpy(writable=True)
-    usable[list(excluded)] = False
-    rows = np.flatnonzero(usable)
-    candidates = keys if len(rows) == keys.height else keys[rows]
-    key = pl.all() if keys.width == 1 else pl.struct(pl.all())
-    return rows[~candidates.select(key.is_first_distinct()).to_series().to_numpy()]
-
-
-def _tell_repeats(keys: pl.DataFrame, rows: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    names, values = ", ".join(keys.columns), pl.concat_str(pl.all().cast(pl.String), separator=", ")
-    return tuple(keys[rows].select(pl.format("{}: {} was there before", pl.lit(names), values)).to_series())
-
-
-def _by_frame(reasons: dict[int, str], heights: Sequence[int], violations: tuple[Violation, ...]) -> Repeats:
-    rows = np.array(sorted(reasons), dtype=np.int64)
-    ends = np.cumsum(heights)
-    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
-    starts = ends - np.array(heights)
-    return Repeats(
-        rows=tuple(part - start for part, start in zip(parts, starts, strict=True)),
-        reasons=tuple(tuple(reasons[row] for row in part.tolist()) for part in parts),
-        violations=violations,
-    )

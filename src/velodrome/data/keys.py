@@ -36,16 +36,15 @@ def hash_values(column: pl.Series) -> npt.NDArray[np.uint64]:
     if column.dtype == pl.String:
         chunks = [_hash_text(column.slice(start, _CHUNK)) for start in range(0, len(column), _CHUNK)]
         return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.uint64)
-    if column.dtype.is_float():
-        numbers = (column.cast(pl.Float64) + 0.0).to_numpy()  # -0.0 is 0.0
-    else:
-        numbers = column.to_physical().cast(pl.Int64).to_numpy()
-    return hash64(np.ascontiguousarray(numbers).view(np.uint64), _NUMBERS)
+    number = column.cast(pl.Float64) + 0.0 if column.dtype.is_float() else column.to_physical().cast(pl.Int64)
+    return hash64(np.ascontiguousarray(number.to_numpy()).view(np.uint64), _NUMBERS)  # with 0.0 added, -0.0 is 0.0
 
 
 def hash_places(fragment: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """One number for each row of a fragment, uint64 (rows,), from the fragment's name and the row's number in it."""
-    return hash64(rows.astype(np.uint64), derive_seed(*(int(fragment[start : start + 16], 16) for start in (0, 16, 32, 48))))
+    return hash64(
+        rows.astype(np.uint64), derive_seed(*(int(fragment[start : start + 16], 16) for start in (0, 16, 32, 48)))
+    )
 
 
 def _hash_text(texts: pl.Series) -> npt.NDArray[np.uint64]:

@@ -4,7 +4,7 @@ Files bring dozens of types; a snapshot knows eight, by names that do not change
 value has the type "null" in its fragment and takes the type that the other files give it. Cost: nothing that grows with rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -12,7 +12,7 @@ import polars as pl
 
 from velodrome.core.errors import SchemaError, nearest
 
-__all__ = ["DTYPES", "Column", "DtypeName", "require_column", "schema_of", "stored_as", "unify"]
+__all__ = ["DTYPES", "Column", "DtypeName", "in_types", "require_column", "schema_of", "stored_as", "unify"]
 
 DtypeName: TypeAlias = Literal["int32", "int64", "float32", "float64", "string", "boolean", "date", "datetime"]
 
@@ -74,6 +74,15 @@ def schema_of(frame: pl.DataFrame) -> tuple[Column, ...]:
     )
 
 
+def in_types(columns: Iterable[Column], own: Iterable[Column]) -> Iterator[pl.Expr]:
+    """Expressions for `columns`, of a frame that has them in the types of its `own`, which `unify` has seen."""
+    empty = {column.name for column in own if column.dtype == "null"}
+    for column in columns:
+        dtype = DTYPES[column.dtype]
+        value = pl.lit(None, dtype) if column.name in empty else pl.col(column.name).cast(dtype)
+        yield value.alias(column.name)
+
+
 def require_column(name: str, known: Iterable[str], asked_by: str) -> None:
     """Refuse a name that is no column.
 
@@ -82,7 +91,9 @@ def require_column(name: str, known: Iterable[str], asked_by: str) -> None:
     """
     names = list(known)
     if name not in names:
-        raise SchemaError(f"{asked_by} names a column that the data does not have", received=name, remedy=nearest(name, names))
+        raise SchemaError(
+            f"{asked_by} names a column that the data does not have", received=name, remedy=nearest(name, names)
+        )
 
 
 def unify(parts: Iterable[tuple[str, tuple[Column, ...]]]) -> tuple[Column, ...]:
@@ -123,6 +134,6 @@ def _require_same_names(first: str, merged: Mapping[str, str], file: str, names:
 
 
 def _wider(one: str, other: str) -> str | None:
-    if one == other or other == "null":
+    if other in (one, "null"):
         return one
     return other if one == "null" else _WIDER.get(frozenset({one, other}))

@@ -25,11 +25,8 @@ SUFFIXES = (".parquet", ".csv", ".csv.gz")
 NULL_WORDS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 """What stands for a missing value in a CSV file."""
 
-_INFERENCE = (
-    {"infer_schema_length": 10_000, "try_parse_dates": True},
-    {"infer_schema_length": None, "try_parse_dates": True},
-    {"infer_schema_length": None, "try_parse_dates": False},
-)
+_INFERENCE = ((10_000, True), (None, True), (None, False))
+"""How often types are inferred, from how many rows (None: all), and whether text may become a date."""
 
 
 class Files(Value, frozen=True, tag="files"):
@@ -111,24 +108,26 @@ def _plain(path: Path) -> Path:
 
 def _require_known_suffix(path: Path) -> None:
     if not path.name.endswith(SUFFIXES):
-        raise SourceError("the ending of a file says how it is read", received=str(path), remedy=f"known: {', '.join(SUFFIXES)}")
+        raise SourceError(
+            "the ending of a file says how it is read", received=str(path), remedy=f"known: {', '.join(SUFFIXES)}"
+        )
 
 
 def _read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
     separator = _separator(path)
     header = pl.read_csv(path, separator=separator, n_rows=0, glob=False).columns
     overrides = {name: pl.String() for name in header if name in text}
-    for attempt, inference in enumerate(_INFERENCE, start=1):
+    for attempt, (rows, dates) in enumerate(_INFERENCE, start=1):
         try:
             return pl.read_csv(
                 path,
                 separator=separator,
                 null_values=list(NULL_WORDS),
                 schema_overrides=overrides,
+                infer_schema_length=rows,
+                try_parse_dates=dates,
                 glob=False,
-                rechunk=True,
-                **inference,
-            )
+            ).rechunk()
         except pl.exceptions.PolarsError:
             if attempt == len(_INFERENCE):
                 raise
@@ -137,7 +136,6 @@ def _read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
 
 def _separator(path: Path) -> str:
     """The most frequent of comma, semicolon, tab and bar in the first line; a comma where none is there."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as stream:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
         line = stream.readline(1 << 20)
     return max(",;\t|", key=line.count)

@@ -1,12 +1,15 @@
 """Batches as tensors: rows gathered from memory-mapped blocks (or arrays in memory), handed out by field name.
 
-A batch is one gather for each block into fresh memory, and the fields are views of it, so nothing that a step keeps
-is overwritten by the next. There are no worker processes: the gather is memory-bound, and a process would only add a
-copy.
-Cost: some 10 µs beyond the bare copy for a small batch, the gather's own speed for a large one.
+Small batches are gathered several at once, each block into fresh memory, and the fields of a batch are views of it: nothing
+that a step keeps is overwritten by a later one, but it keeps its whole gather alive. There are no worker processes: the
+gather is memory-bound, and a process would only add a copy.
+The last bits of a matrix product may depend on where in memory its operands begin. So the memory begins at a multiple of 64
+bytes, and gathers begin at multiples of a fixed number of steps: a resumed run finds each batch where the first one did.
+Cost: a few µs beyond the bare copy for a small batch, the gather's own speed for a large one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +24,8 @@ __all__ = ["Batch", "TensorBatches"]
 
 Batch: TypeAlias = tuple[NDArray[np.uint32], dict[str, torch.Tensor], torch.Tensor]
 """Row ids uint32 (batch,), inputs by field name (batch, *shape), target (batch,)."""
+
+_TOGETHER_BATCHES, _TOGETHER_BYTES = 16, 1 << 20
 
 _Cut: TypeAlias = Callable[[torch.Tensor], Iterable[torch.Tensor]]
 
@@ -63,12 +68,26 @@ class TensorBatches:
 
     def batches_from(self, step: int) -> Iterator[Batch]:
         """The batches from a global step on, epoch after epoch without end."""
-        for _, ids in self._order.batches_from(step):
-            index = ids.astype(np.intp)
-            inputs: dict[str, torch.Tensor] = {}
-            for array, names, cut in self._blocks:
-                inputs.update(zip(names, cut(_gathered(array, index)), strict=True))
-            yield ids, inputs, _gathered(self._target, index)
+        together = self._together()
+        within = step % together
+        order = self._order.batches_from(step - within)
+        gathers = iter(lambda: [ids for _, ids in islice(order, together)], [])
+        return islice(chain.from_iterable(map(self._gather, gathers)), within, None)
+
+    def _together(self) -> int:
+        """How many batches are gathered at once."""
+        row = sum(array[:1].nbytes for array, _, _ in self._blocks)
+        return max(1, min(_TOGETHER_BATCHES, _TOGETHER_BYTES // max(1, row * self._order.batch)))
+
+    def _gather(self, ids: list[NDArray[np.uint32]]) -> Iterator[Batch]:
+        index, lengths = np.concatenate(ids).astype(np.intp), [len(each) for each in ids]
+        names = [name for _, names, _ in self._blocks for name in names]
+        cuts = [cut for _, _, cut in self._blocks]
+        blocks = [_gathered(array, index).split(lengths) for array, _, _ in self._blocks]
+        targets = _gathered(self._target, index).split(lengths)
+        for each, target, *parts in zip(ids, targets, *blocks, strict=True):
+            fields = chain.from_iterable(cut(part) for cut, part in zip(cuts, parts, strict=True))
+            yield each, dict(zip(names, fields, strict=True)), target
 
 
 def _layout_blocks(layout: Layout) -> list[tuple[NDArray[Any], tuple[str, ...], _Cut]]:
@@ -89,5 +108,7 @@ def _whole(block: torch.Tensor) -> Iterable[torch.Tensor]:
 
 
 def _gathered(array: NDArray[Any], index: NDArray[np.intp]) -> torch.Tensor:
+    rows = torch.from_numpy(np.empty(0, array.dtype)).new_empty((len(index), *array.shape[1:]))
     # The ids are known to be in range; "clip" spares numpy the check and the buffer that it would need to raise.
-    return torch.from_numpy(array.take(index, axis=0, mode="clip"))
+    array.take(index, axis=0, out=rows.numpy(), mode="clip")
+    return rows

@@ -117,5 +117,5 @@ def _require_classes(coding: LabelCoding, target: npt.NDArray[Any], part: str) -
 
 
 def _layout(ws: Workspace, made_from: Ingredients, features: pl.DataFrame, preparation: Preparation, target: npt.NDArray[Any]) -> Layout:
-    name = digest_json([made_from.snapshot, list(made_from.features), made_from.label, describe(preparation), digest_bytes(memoryview(target).cast("B"))])
+    name = digest_json([made_from.snapshot, list(made_from.features), made_from.label, describe(preparation), digest_bytes(target.tobytes())])
     return materialise(ws, name, preparation.outputs, lambda: (apply(preparation, features), target))

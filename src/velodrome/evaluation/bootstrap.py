@@ -132,14 +132,6 @@ def paired_difference(
     return _estimate(value, of_a - of_b, level, codes)
 
 
-def resample_weights(rows: int, *, seed: int, resamples: int, groups: ArrayLike | None = None) -> Iterator[FloatArray]:
-    """Blocks (some resamples, rows) of whole numbers: how often each row is drawn. Together they are `resamples` long.
-
-    Each resample draws as many rows as there are (with `groups`, as many groups), with replacement.
-    """
-    return _blocks(unit_codes(rows, groups), seed, resamples)
-
-
 def unit_codes(rows: int, groups: ArrayLike | None) -> NDArray[np.intp]:
     """For each row the code, 0, 1, ..., of the unit that is drawn with it: its group, or without groups the row itself.
 
@@ -158,6 +150,22 @@ def unit_codes(rows: int, groups: ArrayLike | None) -> NDArray[np.intp]:
     return np.unique(given, return_inverse=True)[1]
 
 
+def resample_weights(codes: NDArray[np.intp], *, seed: int, resamples: int) -> Iterator[FloatArray]:
+    """Blocks (some resamples, rows) of whole numbers, `resamples` long together: how often each row is drawn.
+
+    A resample draws as many of the units in `codes` (see `unit_codes`) as there are, with replacement. The blocks follow
+    from the arguments alone; another release of numpy may draw others (NEP 19).
+    """
+    rng = np.random.Generator(np.random.PCG64(seed % 2**64))
+    units = int(codes.max()) + 1
+    height = max(1, _BLOCK // len(codes))
+    for start in range(0, resamples, height):
+        counts = np.empty((min(height, resamples - start), units))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(units, size=units), minlength=units)
+        yield counts.take(codes, axis=1)
+
+
 def check_resampling(resamples: int, level: float) -> None:
     """Refuse an interval whose tails hold less than one resample each.
 
@@ -171,21 +179,10 @@ def check_resampling(resamples: int, level: float) -> None:
         raise RecipeError(f"an interval of level {level} needs at least {needed} resamples", received=resamples)
 
 
-def _blocks(codes: NDArray[np.intp], seed: int, resamples: int) -> Iterator[FloatArray]:
-    rng = np.random.Generator(np.random.PCG64(seed % 2**64))
-    units = int(codes.max()) + 1
-    height = max(1, _BLOCK // len(codes))
-    for start in range(0, resamples, height):
-        counts = np.empty((min(height, resamples - start), units))
-        for row in counts:
-            row[:] = np.bincount(rng.integers(units, size=units), minlength=units)
-        yield counts.take(codes, axis=1)
-
-
 def _resampled(weighted: Sequence[Weighted], codes: NDArray[np.intp], seed: int, resamples: int) -> FloatArray:
     """Values (metrics, resamples), NaN where a metric is undefined."""
-    blocks = [np.stack([of(weights) for of in weighted]) for weights in _blocks(codes, seed, resamples)]
-    return np.concatenate(blocks, axis=1)
+    blocks = resample_weights(codes, seed=seed, resamples=resamples)
+    return np.concatenate([np.stack([of(block) for of in weighted]) for block in blocks], axis=1)
 
 
 def _estimate(value: float, drawn: FloatArray, level: float, codes: NDArray[np.intp]) -> Estimate:

@@ -72,7 +72,7 @@ class Report(Record, frozen=True, kw_only=True, tag="report"):
     """What an evaluation found.
 
     Attributes:
-        metrics: estimates by name; the primary one first.
+        metrics: estimates by name, the primary one's among them.
         class_counts: rows of class 0, 1, ...; empty for regression.
         seed: of the bootstrap; with the same rows it gives the same report.
     """

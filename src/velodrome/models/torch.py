@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import onnx
 import safetensors
@@ -23,7 +24,7 @@ import safetensors.torch
 import torch
 from google.protobuf.message import Message
 
-from velodrome.core.digest import Digest
+from velodrome.core.digest import canonical
 from velodrome.core.errors import ArtifactError, VelodromeError
 from velodrome.data.fields import Field
 from velodrome.models.manifest import read_files, read_manifest
@@ -69,7 +70,7 @@ def export(module: torch.nn.Module, example: Mapping[str, torch.Tensor] | torch.
     batch = dict(example) if isinstance(example, Mapping) else {str(name): example}
     fields = tuple(_field(key, tensor) for key, tensor in batch.items())
     with _evaluating(module), torch.no_grad():
-        wrapped = _Wrapped(module, None if name else tuple(batch))
+        wrapped = _Wrapped(module, None if name else tuple(batch)).eval()  # an exporter gives each part the whole's mode back
         data = _export(wrapped, _at_least_two(tuple(batch.values())), [field.name for field in fields])
     files = {WEIGHTS_FILE: _weights(module), ONNX_FILE: data}
     return Exported(files, {ACTIVATION: activation}, fields)
@@ -86,9 +87,15 @@ def load_module(ws: Workspace, digest: str, module: torch.nn.Module) -> torch.nn
         raise ArtifactError("the artifact holds no weights of a module", received=", ".join(sorted(files)))
     try:
         module.load_state_dict(_tensors(files[WEIGHTS_FILE]))
-    except (safetensors.SafetensorError, RuntimeError, KeyError) as error:
+    except (safetensors.SafetensorError, msgspec.DecodeError, RuntimeError, KeyError) as error:
         raise ArtifactError(f"the weights of the artifact do not fit the module: {error}", received=type(module).__name__, remedy="build it as it was when it was saved") from error
     return module
+
+
+class _Header(msgspec.Struct):
+    """The part of a safetensors file's header that says what the tensors are not."""
+
+    metadata: dict[str, str] = msgspec.field(name="__metadata__")
 
 
 class _Wrapped(torch.nn.Module):
@@ -158,7 +165,10 @@ def _plain(data: bytes) -> bytes:
 
 
 def _check_output(module: _Wrapped, example: tuple[torch.Tensor, ...]) -> None:
-    output = module(*example)
+    try:
+        output = module(*example)
+    except Exception as error:
+        raise ArtifactError(f"the network refuses the example: {type(error).__name__}: {error}", received=", ".join(str(tuple(tensor.shape)) for tensor in example)) from error
     if not isinstance(output, torch.Tensor) or output.ndim not in (1, 2) or len(output) != len(example[0]):
         raise ArtifactError(
             "a network answers with one tensor, (rows,) or (rows, classes)",
@@ -201,20 +211,21 @@ def _at_least_two(example: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]
 def _weights(module: torch.nn.Module) -> bytes:
     """Each storage once, and for every further name the name that it is an alias of."""
     seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    tensors, aliases = {}, []
+    tensors, aliases = {}, {}
     for name, tensor in module.state_dict().items():
         place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
         if tensor.numel() and place in seen:
-            aliases.append(f"{name}={seen[place]}")
+            aliases[name] = seen[place]
         else:
             seen[place] = name
             tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return safetensors.torch.save(tensors, metadata={_ALIASES: " ".join(aliases)})
+    return safetensors.torch.save(tensors, metadata={_ALIASES: canonical(aliases).decode()})
 
 
 def _tensors(data: bytes) -> dict[str, torch.Tensor]:
     tensors = safetensors.torch.load(data)
-    return tensors
+    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
+    return tensors | {name: tensors[original] for name, original in msgspec.json.decode(header.metadata[_ALIASES], type=dict[str, str]).items()}
 
 
 @contextmanager

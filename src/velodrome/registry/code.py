@@ -81,7 +81,7 @@ class _Project:
                 raise SourceError(why, remedy="check the path and its permissions") from error
         return self._sources[path]
 
-    def named(self, paths: Iterable[Path]) -> dict[str, bytes | Path]:
+    def named(self, paths: Iterable[Path]) -> dict[str, bytes]:
         """The bytes of modules by their path below the root."""
         return {path.relative_to(self._root).as_posix(): self.read(path) for path in paths}
 
@@ -159,6 +159,5 @@ def _joined(cells: Sequence[str]) -> ast.Module:
 
 
 def _key(project: _Project, kept: ast.Module, other: Sequence[str]) -> Digest:
-    modules = project.named(project.closure(kept))  # before `essence` takes the docstrings out
-    digests = {name: digest_bytes(data) for name, data in modules.items() if isinstance(data, bytes)}
-    return digest_json({"own": essence(kept), "other": list(other), "modules": digests})
+    modules = {name: digest_bytes(data) for name, data in project.named(project.closure(kept)).items()}
+    return digest_json({"own": essence(kept), "other": list(other), "modules": modules})

@@ -27,9 +27,9 @@ DIFF_LIMIT = 16 << 20
 """Bytes of an uncommitted diff that are kept."""
 
 _GIT_SECONDS = 30
-_WORD = r"(?:password|passwd|passphrase|secret|token|credential|api[-_]?key|access[-_]?key|private[-_]?key|auth)"
-_ASSIGNED = re.compile(rf"(?i)^([^=]*{_WORD}[^=]*=).+$", re.DOTALL)
-_FLAG = re.compile(rf"(?i)^--?[^=]*{_WORD}[^=]*$")
+_SECRETS = re.compile(
+    r"(?i)(?<![a-z])(?:password|passwd|pwd|passphrase|secrets?|token|credentials?|(?:api|access|private)[-_]?key)(?![a-z])"
+)
 _IN_URL = re.compile(r"(\w+://)[^/@\s]+@")
 _HIDDEN = "[redacted]"
 
@@ -99,14 +99,17 @@ def collect_provenance(ws: Workspace, root: Path) -> Provenance:
 def redact(arguments: Sequence[str]) -> tuple[str, ...]:
     """A command line without its secrets: values of options and variables that are called like one, users in URLs.
 
-    >>> redact(["run.py", "--token", "abc", "DB_PASSWORD=x", "s3://key:secret@host/data", "--seed=1"])
-    ('run.py', '--token', '[redacted]', 'DB_PASSWORD=[redacted]', 's3://[redacted]@host/data', '--seed=1')
+    >>> redact(["--token", "abc", "DB_PASSWORD=x", "s3://key:secret@host/data", "--tokenizer=bert"])
+    ('--token', '[redacted]', 'DB_PASSWORD=[redacted]', 's3://[redacted]@host/data', '--tokenizer=bert')
     """
     shown = []
     hide = False
     for argument in arguments:
-        shown.append(_HIDDEN if hide else _IN_URL.sub(rf"\1{_HIDDEN}@", _ASSIGNED.sub(rf"\1{_HIDDEN}", argument)))
-        hide = not hide and _FLAG.match(argument) is not None
+        name, equals, _ = argument.partition("=")
+        secret = _SECRETS.search(name) is not None
+        told = f"{name}={_HIDDEN}" if secret and equals else _IN_URL.sub(rf"\1{_HIDDEN}@", argument)
+        shown.append(_HIDDEN if hide else told)
+        hide = not hide and secret and not equals and name.startswith("-")
     return tuple(shown)
 
 
@@ -139,7 +142,9 @@ def _git(root: Path, *arguments: str) -> bytes:
     command = ("git", "-C", str(root), *arguments)
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=_GIT_SECONDS, check=True)
+        done = subprocess.run(  # noqa: S603 (no shell; every word is ours but the path)
+            command, env=environment, capture_output=True, timeout=_GIT_SECONDS, check=True
+        )
     except FileNotFoundError as error:
         raise _GitRefused("git is not installed") from error
     except subprocess.TimeoutExpired as error:

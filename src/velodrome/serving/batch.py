@@ -46,8 +46,9 @@ def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Pred
             "predictions are written as .csv or .parquet", received=str(out), remedy="give --out one of these endings"
         )
     version = resolve(ws, reference)
-    frame = read_user_file(source)
-    predictions = load_artifact(ws, version.artifact).predict(frame)
+    model = load_artifact(ws, version.artifact)
+    frame = read_user_file(source, text=_texts(model))
+    predictions = model.predict(frame)
     taken = set(frame.columns) & set(predictions.columns)
     if taken:
         raise SchemaError(
@@ -58,3 +59,9 @@ def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Pred
     whole = pl.concat([frame, predictions], how="horizontal")
     write_atomic_with(out, whole.write_csv if out.suffix == ".csv" else whole.write_parquet)
     return Predicted(version.reference, frame.height, str(out))
+
+
+def _texts(model: Model) -> list[str]:
+    """Columns that held text in training: a CSV file whose values happen to look like numbers is read as text there too."""
+    preparation = model.manifest.preparation
+    return [column.name for column in preparation.columns if column.dtype == "string"] if preparation else []

@@ -85,7 +85,7 @@ class SqliteLedger(Ledger):
         query = sa.select(schema.edge.c.src, schema.edge.c.dst, schema.edge.c.role).where(near == node)
         if role is not None:
             query = query.where(schema.edge.c.role == role)
-        return [Edge(*row) for row in self._all(query.order_by(schema.edge.c.role, far))]
+        return [Edge(row.src, row.dst, row.role) for row in self._all(query.order_by(schema.edge.c.role, far))]
 
     def events(self, subject: str) -> list[Event]:
         query = sa.select(schema.event).where(schema.event.c.subject == subject).order_by(schema.event.c.seq)
@@ -113,7 +113,7 @@ class SqliteLedger(Ledger):
         query = query.where(columns.run == run)
         if series is not None:
             query = query.where(columns.series == series)
-        return [Block(*row) for row in self._all(query.order_by(columns.series, columns.attempt, columns.first_step))]
+        return [Block(**row._mapping) for row in self._all(query.order_by(columns.series, columns.attempt, columns.first_step))]
 
     def subjects(self, prefix: str = "") -> list[str]:
         query = sa.select(schema.event.c.subject).where(

@@ -17,6 +17,7 @@ from velodrome.store.ledger import (
     Move,
     Put,
     digest_record,
+    Write,
     read_record,
     verify_chain,
 )
@@ -113,7 +114,7 @@ class LedgerConformance:
         ]
 
     def test_a_failing_commit_leaves_nothing(self, ledger: Ledger) -> None:
-        writes = [
+        writes: list[Write] = [
             Put(Sample(number=9)),
             Link("a", "b", "c"),
             Append("s", "t"),

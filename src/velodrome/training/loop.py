@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from velodrome.core.clock import Clock
-from velodrome.core.errors import Diverged
+from velodrome.core.errors import Diverged, TrainingError
 from velodrome.core.progress import Task
 from velodrome.data.torch import Batch
 
@@ -88,6 +88,7 @@ def train(
 
     Raises:
         Diverged: a loss or gradient that is not finite; the weights are those before that step.
+        TrainingError: the loss reaches no parameter, or a gradient is sparse.
     """
     groups = optimizer.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -104,7 +105,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         # clip
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        value, norm = loss.item(), math.hypot(*[part.item() for part in torch._foreach_norm(gradients)])
+        value, norm = loss.item(), _norm(gradients, module)
         if not math.isfinite(value + norm):
             raise _diverged(memory.step, value, norm, ids)
         if plan.clip is not None and norm > plan.clip:
@@ -139,6 +140,26 @@ def train(
 
 def _goes_on(plan: Plan, memory: Memory) -> bool:
     return not memory.stopped and memory.step < plan.stop_at
+
+
+def _norm(gradients: list[torch.Tensor], module: torch.nn.Module) -> float:
+    """The norm of all gradients as one vector: in float64 over the norms of each, which are in the gradient's own type."""
+    try:
+        return math.hypot(*[part.item() for part in torch._foreach_norm(gradients)])
+    except RuntimeError as error:
+        if not gradients:
+            raise TrainingError(
+                "no parameter that the optimiser moves has a gradient",
+                remedy="let forward use the parameters it is to train, and nothing that cuts the gradient (detach, no_grad)",
+            ) from error
+        for name, parameter in module.named_parameters():
+            if parameter.grad is not None and parameter.grad.layout != torch.strided:
+                raise TrainingError(
+                    f"the gradient of {name!r} is sparse; only dense gradients are trained",
+                    received=str(parameter.grad.layout),
+                    remedy="make the embedding with sparse=False",
+                ) from error
+        raise
 
 
 def _evaluated(module: torch.nn.Module, evaluate: Callable[[], float], recorder: Recorder, step: int) -> float:

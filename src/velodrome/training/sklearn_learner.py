@@ -67,7 +67,7 @@ def _prepared(estimator: sklearn.base.BaseEstimator, work: Work) -> Any:
         )
     clone = sklearn.base.clone(estimator)
     parameters = clone.get_params()
-    seeded = {
+    seeded: dict[str, Any] = {
         name: work.seed % 2**32
         for name, value in parameters.items()
         if name.split("__")[-1] == "random_state" and value is None

@@ -19,7 +19,7 @@ from velodrome.training.checkpoints import Checkpointer, checkpoints_of, newest_
 from velodrome.training.learners import SGD, AdamW, Torch
 from velodrome.training.loop import Memory, Plan, train
 from velodrome.training.schedules import factor
-from velodrome.training.torch_losses import loss_function
+from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
 from velodrome.training.torch_state import StateCopy, decode_state, digest_weights, restore_state, restore_weights
 from velodrome.training.work import Fitted, Work
 
@@ -45,7 +45,8 @@ def fit(work: Work) -> Fitted:
     torch.manual_seed(derive_seed(work.seed, 1) >> 1)
     module = _built(learner, work)
     optimizer = make_optimizer(learner.optimizer, module)
-    loss = loss_function(learner.loss, work.task, work.classes)
+    name = loss_name(learner.loss, work.task)
+    loss = loss_function(name, work.classes)
     batches = TensorBatches(work.layout, EpochOrder(work.train, learner.batch, derive_seed(work.seed, 2)))
     plan = _plan(learner, work, batches.steps_per_epoch)
     memory = _train(work, plan, module, optimizer, loss, batches)
@@ -53,10 +54,15 @@ def fit(work: Work) -> Fitted:
     if chosen != memory.step:
         _restore_best(work, module, chosen)
     example = _example(work)
-    files, extra = export(module.eval(), example, task=work.task, classes=work.classes)
+    exported = export(module, example, activation=ACTIVATIONS[name])
     planned = work.planned_steps or learner.epochs * batches.steps_per_epoch
     return Fitted(
-        family="torch", files=files, extra=extra, steps=chosen, planned_steps=planned, weights=digest_weights(module)
+        family="torch",
+        files=exported.files,
+        extra=exported.extra,
+        steps=chosen,
+        planned_steps=planned,
+        weights=digest_weights(module),
     )
 
 

@@ -1,33 +1,55 @@
 """Losses by name, over the shapes that networks return: logits (n,), (n, 1) or (n, classes), values (n,) or (n, 1)."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from velodrome.core.errors import TrainingError
 
-__all__ = ["loss_function"]
+__all__ = ["ACTIVATIONS", "loss_function", "loss_name"]
 
+_COLUMN_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "bce": functional.binary_cross_entropy_with_logits,
+    "mse": functional.mse_loss,
+    "mae": functional.l1_loss,
+}
 _AUTO = {"binary": "bce", "multiclass": "cross_entropy", "regression": "mse"}
 _FITS = {"bce": {"binary"}, "cross_entropy": {"binary", "multiclass"}, "mse": {"regression"}, "mae": {"regression"}}
 
 
-def loss_function(name: str, task: str, classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The mean loss of (network's output, target) for a task.
+ACTIVATIONS: dict[str, Literal["sigmoid", "softmax", "identity"]] = {
+    "bce": "sigmoid",
+    "cross_entropy": "softmax",
+    "mse": "identity",
+    "mae": "identity",
+}
+"""What makes scores of the output of a network that was trained with a loss."""
+
+
+def loss_name(name: str, task: str) -> str:
+    """The loss that a recipe means for a task; "auto" is bce, cross_entropy or mse.
 
     Raises:
-        TrainingError: the loss does not fit the task; or, when called, the output's shape does not fit.
+        TrainingError: the loss does not fit the task.
     """
     name = _AUTO[task] if name == "auto" else name
-    if task not in _FITS[name]:
-        fitting = [loss for loss, tasks in _FITS.items() if task in tasks]
-        raise TrainingError(f"the loss {name} does not fit a {task} label", remedy=f"take one of {', '.join(fitting)}")
+    if task in _FITS[name]:
+        return name
+    fitting = [loss for loss, tasks in _FITS.items() if task in tasks]
+    raise TrainingError(f"the loss {name} does not fit a {task} label", remedy=f"take one of {', '.join(fitting)}")
+
+
+def loss_function(name: str, classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The mean loss of (network's output, target).
+
+    Raises, when it is called:
+        TrainingError: the output's shape does not fit.
+    """
     if name == "cross_entropy":
         return lambda output, target: functional.cross_entropy(_shaped(output, (len(target), classes)), target)
-    loss = {"bce": functional.binary_cross_entropy_with_logits, "mse": functional.mse_loss, "mae": functional.l1_loss}[
-        name
-    ]
+    loss = _COLUMN_LOSSES[name]
     return lambda output, target: loss(_column(output, len(target)), target.to(output.dtype))
 
 

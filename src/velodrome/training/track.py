@@ -16,6 +16,8 @@ from velodrome.core.digest import Digest, digest_json
 from velodrome.core.errors import ConfigurationError, VelodromeError
 from velodrome.core.extras import load
 from velodrome.core.logging import bind
+from velodrome.data.labels import LabelTask
+from velodrome.models.manifest import Manifest, save
 from velodrome.registry.code import Captured, capture, capture_source
 from velodrome.registry.environment import describe_environment
 from velodrome.registry.provenance import collect_provenance
@@ -28,6 +30,8 @@ from velodrome.store.workspace import Workspace
 from velodrome.training.checkpoints import Checkpointer, newest_verified
 
 __all__ = ["TrackedRun", "tracked"]
+
+_ACTIVATIONS = {"regression": "identity", "binary": "sigmoid", "multiclass": "softmax"}
 
 
 class TrackedRun:
@@ -71,7 +75,7 @@ class TrackedRun:
         self._step = checkpoint.step
         return checkpoint.step
 
-    def model(self, module: Any, example: Any, *, task: str = "regression", classes: tuple[Any, ...] = ()) -> Version:
+    def model(self, module: Any, example: Any, *, task: LabelTask = "regression", classes: tuple[Any, ...] = ()) -> Version:
         """Save the module as an artifact and register it as a version named like the run.
 
         Args:
@@ -82,9 +86,18 @@ class TrackedRun:
         Raises:
             ArtifactError: the module cannot be exported; the reason is given.
         """
-        self.artifact = load("model:torch").save_module(
-            self._ws, module.eval(), example, task=task, classes=classes, run=self._run
+        exported = load("export:torch").export(module, example, activation=_ACTIVATIONS[task])
+        manifest = Manifest(
+            family="torch",
+            task=task,
+            classes=tuple(classes),
+            inputs=exported.inputs,
+            environment=self._run.environment,
+            run=self.id,
+            snapshot=self._run.snapshot,
+            extra=exported.extra,
         )
+        self.artifact = save(self._ws, manifest, exported.files)
         self.version = register(self._ws, model=self._run.name, run=self.id, artifact=self.artifact, report=None)
         return self.version
 

@@ -5,7 +5,7 @@ equal weights; a `fit` that was killed and is called again with the same run goe
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ class Fitted:
         weights: digest of the weights' bits.
     """
 
-    family: str
+    family: Literal["torch", "sklearn"]
     files: dict[str, Any]
     extra: dict[str, Any]
     steps: int

@@ -1,0 +1,200 @@
+"""What the training loop costs beyond the loop that one writes by hand: an MLP of 64-128-10, batches of 64, one thread.
+
+The limit is the bare loop by hand over batches that were cut beforehand: no shuffling, no reading, no record of anything.
+Ours is the real trainer with everything on: rows shuffled and gathered from a memory map, the gradient's norm, the finite
+check, the series in the ledger, a checkpoint every 500 steps. Peers that are installed run the same. All go on in turn in one
+process, 500 steps each time, so that a noisy machine hits all of them; the ratio is the median over the turns, each to the
+limit's of the same turn. What our checkpoint still has to write when our turn ends is waited for, on our clock.
+"""
+
+import importlib.util
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from velodrome.core.digest import digest_json
+from velodrome.core.progress import Silent
+from velodrome.data.fields import Field
+from velodrome.data.layout import materialise
+from velodrome.data.order import EpochOrder
+from velodrome.data.torch import Batch, TensorBatches
+from velodrome.registry.series import SeriesWriter
+from velodrome.store.workspace import Workspace, open_folder
+from velodrome.training.checkpoints import Checkpointer, checkpoints_of
+from velodrome.training.learners import SGD
+from velodrome.training.loop import Memory, Plan, train
+from velodrome.training.torch_learner import make_optimizer
+from velodrome.training.torch_losses import loss_function
+from velodrome.training.torch_state import StateCopy
+
+GOAL = 1.50
+INPUTS, HIDDEN, CLASSES, BATCH, ROWS = 64, 128, 10, 64, 128_000
+TURN = 500  # steps; one checkpoint in each
+FIRST_TURN = 450  # so that a checkpoint is taken early in a turn, and its writing falls into that turn
+TURNS = 40
+PEERS = ("lightning", "accelerate", "transformers")
+
+Run = Callable[[], float]
+"""Runs one turn and returns its seconds."""
+
+
+class Network(torch.nn.Module):
+    """64-128-10 with the same first weights each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(INPUTS, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, CLASSES)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+class Turns:
+    """Our batches, which hand over to the others after each turn, with the clock stopped."""
+
+    def __init__(self, batches: TensorBatches, others: Callable[[], None], settle: Callable[[], None]) -> None:
+        self._batches, self._others, self._settle = batches, others, settle
+        self.steps_per_epoch = batches.steps_per_epoch
+        self.seconds: list[float] = []
+
+    def batches_from(self, step: int) -> Iterator[Batch]:
+        stream = self._batches.batches_from(step)
+        yield from islice(stream, FIRST_TURN)  # warms up
+        while True:
+            self._others()
+            begun = time.perf_counter()
+            yield from islice(stream, TURN)
+            self._settle()
+            self.seconds.append(time.perf_counter() - begun)
+
+
+def ours(ws: Workspace, x: NDArray[np.float32], y: NDArray[np.int64], others: Callable[[], None]) -> list[float]:
+    """Train for `TURNS` turns and return the seconds of each."""
+    field = Field("x", "float32", shape=(INPUTS,))
+    layout = materialise(ws, digest_json("benchmark"), [field], lambda: ({"x": x}, y))
+    module = Network()
+    optimizer = make_optimizer(SGD(lr=0.01), module)
+    loss = loss_function("cross_entropy", CLASSES)
+    recorder, checkpointer, copy = SeriesWriter(ws, "run", 1), Checkpointer(ws, "run", 1), StateCopy(module, optimizer)
+    turns = Turns(TensorBatches(layout, EpochOrder(ROWS, BATCH, seed=1)), others, checkpointer.wait)
+    steps = FIRST_TURN + TURN * TURNS + 1
+
+    def save(memory: Memory) -> None:
+        checkpointer.wait()
+        recorder.flush()
+        checkpointer.save(memory.step, copy.taken({"step": memory.step}))
+
+    with Silent().task("train") as task:
+        train(
+            Plan(stop_at=steps, lr=lambda step: 0.005 * (1 + math.cos(math.pi * step / steps)), checkpoint_every=500),
+            Memory(),
+            module=module,
+            optimizer=optimizer,
+            loss_of=lambda inputs, target: loss(module(**inputs), target),
+            batches=turns,
+            evaluate=lambda: math.nan,
+            recorder=recorder,
+            save=save,
+            clock=ws.clock,
+            task=task,
+        )
+    checkpointer.close()
+    recorder.close()
+    assert checkpoints_of(ws, "run")[-1].step == steps
+    return turns.seconds
+
+
+def by_hand(batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Run:
+    module = Network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+
+    def turn() -> float:
+        begun = time.perf_counter()
+        for x, y in islice(batches, TURN):
+            optimizer.zero_grad()
+            functional.cross_entropy(module(x), y).backward()
+            optimizer.step()
+        return time.perf_counter() - begun
+
+    return turn
+
+
+def pre_batched(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+    while True:
+        yield from batches
+
+
+def loader(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    while True:
+        yield from DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True)
+
+
+def measure(x: NDArray[np.float32], y: NDArray[np.int64]) -> dict[str, list[float]]:
+    """The seconds of each turn of each loop."""
+    tensors = torch.from_numpy(x), torch.from_numpy(y)
+    loops = {
+        "by hand, pre-batched (the limit)": by_hand(pre_batched(*tensors)),
+        "by hand, pre-batched, again (noise)": by_hand(pre_batched(*tensors)),
+        "by hand, DataLoader": by_hand(loader(*tensors)),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in loops}
+
+    def others() -> None:
+        for name, turn in loops.items():
+            taken[name].append(turn())
+
+    for turn in loops.values():
+        turn()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        ws = stack.enter_context(open_folder(Path(folder)))
+        taken["velodrome, everything on"] = ours(ws, x, y, others)
+    return {name: seconds[:TURNS] for name, seconds in taken.items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((ROWS, INPUTS), dtype=np.float32), rng.integers(0, CLASSES, ROWS)
+    taken = measure(x, y)
+    limit = taken["by hand, pre-batched (the limit)"]
+    microseconds = {name: statistics.median(seconds) / TURN * 1e6 for name, seconds in taken.items()}
+    ratios = {
+        name: statistics.median(mine / bare for mine, bare in zip(seconds, limit, strict=True))
+        for name, seconds in taken.items()
+    }
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "training_loop.json").write_text(
+        json.dumps(
+            {"median_microseconds": microseconds, "ratios": ratios, "goal": GOAL, "all_seconds": taken}, indent=1
+        )
+    )
+    for name, value in microseconds.items():
+        print(f"{name:36s} {value:7.1f}µs  ratio {ratios[name]:.2f}")
+    print(f"not installed, so not compared: {', '.join(missing) or 'none'}")
+    mine, bare = list(microseconds.values())[-1], next(iter(microseconds.values()))
+    ratio = list(ratios.values())[-1]
+    verdict = "met" if ratio <= GOAL else "missed"
+    print(f"training-loop {mine:.1f}µs {bare:.1f}µs ratio {ratio:.2f} goal {GOAL:.2f} {verdict}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,470 @@
+"""Runs: one training each, named by everything it depends on, with its attempts and its end.
+
+A run's record never changes. Its state is the pointer `run:<id>`, whose value is the state and the number of the attempt, such
+as "running/2": two processes that begin an attempt at once cannot get the same number. The pointer `key:<run key>` leads from
+what a run depends on to the newest run of it. `run:<id>` is also where its edges begin: record, outcome, artifact, report,
+failure; the record points on to what the run was made from.
+Cost: a commit for each transition; reading a run costs four small queries.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import polars as pl
+
+from velodrome.core.digest import Digest, decode
+from velodrome.core.errors import ConfigurationError, NotFound, StateError, nearest
+from velodrome.core.values import Record
+from velodrome.evaluation.report import Report
+from velodrome.registry.differences import differing, flatten
+from velodrome.registry.environment import Environment
+from velodrome.registry.provenance import Provenance
+from velodrome.registry.series import RESTORED, SeriesKind, read_histories
+from velodrome.store.ledger import Append, Event, Link, Move, Put, Write, digest_record, read_record
+from velodrome.store.trees import read_tree
+from velodrome.store.workspace import Workspace
+
+__all__ = [
+    "Attempt",
+    "Failure",
+    "Outcome",
+    "Run",
+    "RunComparison",
+    "RunDetails",
+    "RunState",
+    "RunSummary",
+    "begin_attempt",
+    "compare",
+    "fail",
+    "find_by_key",
+    "finish",
+    "get_run",
+    "list_runs",
+    "outcome_of",
+    "report_of",
+    "resumed",
+    "runs_frame",
+    "show_run",
+    "start",
+]
+
+_R = TypeVar("_R", bound=Record)
+_TEXT, _INTEGER = pl.String(), pl.Int64()
+_COLUMNS: dict[str, pl.DataType] = {
+    **dict.fromkeys(("id", "name", "type", "state"), _TEXT),
+    "attempts": _INTEGER,
+    "started": pl.Datetime("us", "UTC"),
+    **dict.fromkeys(("steps", "rows"), _INTEGER),
+    "seconds": pl.Float64(),
+    **dict.fromkeys(("artifact", "snapshot", "code", "environment"), _TEXT),
+    "seed": _INTEGER,
+    **dict.fromkeys(("owner", "judge"), _TEXT),
+}
+"""The columns of `runs_frame` before those of metrics and recipes."""
+
+
+class RunState(StrEnum):
+    """What a run is doing. Each move is an event of the run's chain:
+
+    (nothing) → CREATED     run.created    `start`: the record and what it was made from are kept
+    CREATED → RUNNING       run.started    `begin_attempt`: the first
+    RUNNING → RUNNING       run.resumed    `begin_attempt`: the attempt before was killed
+    FAILED → RUNNING        run.resumed    `begin_attempt`: the cause was mended, or was none of the run's
+    RUNNING → FINISHED      run.finished   `finish`; the last move
+    RUNNING → FAILED        run.failed     `fail`
+    """
+
+    CREATED = "created"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+class Run(Record, frozen=True, kw_only=True, tag="run"):
+    """What a run is made from.
+
+    Attributes:
+        key: digest of all that its result depends on.
+        type: a training that is judged, its refit on all rows, or a tracked loop of the user's own.
+        code: tree of all its code.
+        recipe: the whole recipe, or the parameters of a tracked loop, as plain JSON.
+        judge: for a refit, the id of the run whose figures stand for it.
+    """
+
+    id: str
+    name: str
+    key: Digest
+    type: Literal["train", "refit", "track"]
+    snapshot: Digest | None
+    code: Digest
+    environment: Digest
+    provenance: Digest
+    recipe: dict[str, Any]
+    seed: int
+    owner: str = ""
+    judge: str | None = None
+
+
+class Outcome(Record, frozen=True, kw_only=True, tag="outcome"):
+    """What a run came to.
+
+    Attributes:
+        artifact: the model; None for a tracked loop that saved none.
+        steps: those whose weights the artifact has; planned_steps: the length of the schedule.
+        rows: trained on; None where nobody counted.
+        seconds: of the attempt that finished.
+        history: digest of its value series. weights: digest of the weights' bits.
+    """
+
+    run: str
+    artifact: Digest | None = None
+    steps: int
+    planned_steps: int
+    rows: int | None = None
+    seconds: float
+    history: Digest
+    weights: Digest | None = None
+
+
+class Failure(Record, frozen=True, kw_only=True, tag="failure"):
+    """Why an attempt failed: the error's type and its words, which are kept out of the event."""
+
+    run: str
+    attempt: int
+    error: str
+    message: str
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try at a run.
+
+    Attributes:
+        restored_step: the step whose checkpoint it went on from; None: it began from nothing.
+        redone: steps that the attempt before had done after that checkpoint, as far as its history tells.
+        ended: None while it runs, or when it was killed.
+    """
+
+    number: int
+    started: datetime
+    restored_step: int | None = None
+    redone: int = 0
+    ended: datetime | None = None
+    end: RunState | None = None
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as a line of a list. `metric` is the primary figure of its report in words, `metrics` all of them."""
+
+    id: str
+    name: str
+    type: str
+    state: RunState
+    attempts: int
+    started: datetime
+    metric: str | None
+    metrics: dict[str, float]
+
+
+class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a run on one page. `last` holds the last value of each series, `failure` why it failed, if it did."""
+
+    run: Run
+    state: RunState
+    attempts: tuple[Attempt, ...]
+    outcome: Outcome | None
+    report: Report | None
+    failure: Failure | None
+    last: dict[str, float]
+
+    def lines(self) -> list[tuple[str, object]]:
+        """(label, value) pairs for a person."""
+        inputs = ("name", "type", "key", "snapshot", "code", "environment", "seed", "owner", "judge")
+        rows = [(label, getattr(self.run, label)) for label in inputs]
+        rows += [(f"attempt {attempt.number}", _attempt_line(attempt)) for attempt in self.attempts]
+        if self.failure and self.state is RunState.FAILED:
+            rows.append(("failure", f"{self.failure.error}: {self.failure.message}"))
+        if self.outcome:
+            rows += [(label, getattr(self.outcome, label)) for label in ("artifact", "steps", "rows", "seconds")]
+        if self.report:
+            rows += [(name, estimate.value) for name, estimate in self.report.metrics.items()]
+        rows += [(f"last {name}", value) for name, value in self.last.items()]
+        return [(label, value) for label, value in rows if value not in (None, "")]
+
+
+class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs side by side: each value has one entry for each of `runs`, None where a run has no such thing.
+
+    Attributes:
+        differences: what they were made from, as far as it differs, by dotted name.
+        metrics: every figure that one of them has.
+    """
+
+    runs: tuple[str, ...]
+    differences: dict[str, tuple[Any, ...]]
+    metrics: dict[str, tuple[float | None, ...]]
+
+    def lines(self) -> list[tuple[object, ...]]:
+        """(label, value of the first, value of the second, ...) for a person."""
+        return [(label, *values) for label, values in (self.differences | self.metrics).items()]
+
+
+def start(ws: Workspace, run: Run) -> Run:
+    """Record a run that has not begun; from now on `find_by_key` finds it, and an older run of its key no more.
+
+    Raises:
+        PointerMoved: another process recorded a run of that key at the same moment.
+    """
+    digest, subject, key = digest_record(run), _subject(run.id), f"key:{run.key}"
+    inputs = {role: getattr(run, role) for role in ("snapshot", "code", "environment", "provenance")}
+    inputs["judge"] = _subject(run.judge) if run.judge else None
+    ws.commit(
+        Put(run, run.name),
+        Link(subject, digest, "record"),
+        *(Link(digest, source, role) for role, source in inputs.items() if source),
+        Move(subject, None, f"{RunState.CREATED}/0", "run.created", {"record": digest}),
+        Move(key, _value(ws, key), run.id, "key.taken"),
+    )
+    return run
+
+
+def begin_attempt(ws: Workspace, run_id: str) -> int:
+    """Begin the first or another attempt and return its number, from 1. The caller holds the run's lock.
+
+    Raises:
+        StateError: the run is finished.
+        PointerMoved: another process began an attempt at the same moment.
+    """
+    state, attempt = _state(ws, run_id)
+    _require(run_id, state, RunState.CREATED, RunState.RUNNING, RunState.FAILED)
+    type_ = "run.resumed" if attempt else "run.started"
+    _move(ws, run_id, (state, attempt), (RunState.RUNNING, attempt + 1), type_, {"attempt": attempt + 1})
+    return attempt + 1
+
+
+def resumed(ws: Workspace, run_id: str, *, attempt: int, step: int) -> None:
+    """Record that the attempt restored the state after `step`, and how many steps are therefore done again."""
+    done = max((block.last_step for block in ws.ledger.blocks(run_id)), default=step)
+    body = {"attempt": attempt, "step": step, "redone": max(0, done - step)}
+    ws.commit(Append(_subject(run_id), RESTORED, body))
+
+
+def finish(ws: Workspace, run_id: str, outcome: Outcome) -> None:
+    """Record the end of the present attempt, and with it of the run.
+
+    Raises:
+        StateError: the run is not running.
+    """
+    state, attempt = _state(ws, run_id)
+    _require(run_id, state, RunState.RUNNING)
+    digest, subject = digest_record(outcome), _subject(run_id)
+    writes: list[Write] = [Put(outcome, run_id), Link(subject, digest, "outcome")]
+    if outcome.artifact:
+        writes.append(Link(subject, outcome.artifact, "artifact"))
+    _move(ws, run_id, (state, attempt), (RunState.FINISHED, attempt), "run.finished", {"outcome": digest}, *writes)
+
+
+def fail(ws: Workspace, run_id: str, error: str, message: str) -> None:
+    """Record that the present attempt failed with an error of that type; another attempt may be begun.
+
+    Raises:
+        StateError: the run is not running.
+    """
+    state, attempt = _state(ws, run_id)
+    _require(run_id, state, RunState.RUNNING)
+    failure = Failure(run=run_id, attempt=attempt, error=error, message=message)
+    digest = digest_record(failure)
+    writes = (Put(failure, run_id), Link(_subject(run_id), digest, "failure"))
+    body = {"error": error, "failure": digest}
+    _move(ws, run_id, (state, attempt), (RunState.FAILED, attempt), "run.failed", body, *writes)
+
+
+def find_by_key(ws: Workspace, key: Digest) -> Run | None:
+    """The newest run of that key, in whatever state it is."""
+    run_id = _value(ws, f"key:{key}")
+    return get_run(ws, run_id) if run_id else None
+
+
+def get_run(ws: Workspace, reference: str) -> Run:
+    """The run of that id, or whose id begins so.
+
+    Raises:
+        NotFound: no run, or several.
+    """
+    found = [pointer.subject for pointer in ws.ledger.pointers(_subject(reference))] if reference else []
+    if len(found) > 1 and _subject(reference) not in found:
+        ids = [subject.removeprefix("run:") for subject in found]
+        raise NotFound(f"{len(ids)} runs begin so", received=reference, remedy=f"give more of it: {', '.join(ids[:5])}")
+    if not found:
+        known = [pointer.subject.removeprefix("run:") for pointer in ws.ledger.pointers("run:")]
+        raise NotFound("there is no such run", received=reference, remedy=nearest(reference, known))
+    return read_record(ws.ledger, ws.ledger.edges(found[0], role="record")[0].dst, Run)
+
+
+def outcome_of(ws: Workspace, run_id: str) -> Outcome | None:
+    """What a finished run came to."""
+    return _newest(ws, run_id, "outcome", Outcome)
+
+
+def report_of(ws: Workspace, run_id: str) -> Report | None:
+    """The newest report on a run; for a refit that is none: its judge's stands for it."""
+    return _newest(ws, run_id, "report", Report)
+
+
+def list_runs(
+    ws: Workspace, name: str | None = None, *, state: RunState | None = None, limit: int | None = None
+) -> list[RunSummary]:
+    """Runs, newest first, optionally those of one recipe or in one state. About a millisecond for a run."""
+    stored = ws.ledger.records(Run.kind(), name=name, limit=None if state else limit)
+    summaries = (_summary(ws, decode(each.payload, Run), each.created) for each in stored)
+    return [summary for summary in summaries if state in (None, summary.state)][:limit]
+
+
+def show_run(ws: Workspace, reference: str) -> RunDetails:
+    """Everything about the run of that id, or whose id begins so.
+
+    Raises:
+        NotFound: no run, or several.
+    """
+    run = get_run(ws, reference)
+    values = {name: series for name, series in read_histories(ws, run.id).items() if len(series.values)}
+    return RunDetails(
+        run=run,
+        state=_state(ws, run.id)[0],
+        attempts=_attempts(ws.ledger.events(_subject(run.id))),
+        outcome=outcome_of(ws, run.id),
+        report=report_of(ws, run.id),
+        failure=_newest(ws, run.id, "failure", Failure),
+        last={name: float(series.values[-1]) for name, series in values.items() if series.kind is SeriesKind.VALUE},
+    )
+
+
+def runs_frame(ws: Workspace, name: str | None = None) -> pl.DataFrame:
+    """Runs, newest first, one a row, with a column for each metric and each parameter: `metrics.roc_auc`, `recipe.split.type`."""
+    rows = [_row(ws, summary) for summary in list_runs(ws, name)]
+    if not rows:
+        return pl.DataFrame(schema=_COLUMNS)
+    return pl.DataFrame(rows, schema_overrides=_COLUMNS, infer_schema_length=None)
+
+
+def compare(ws: Workspace, references: Sequence[str]) -> RunComparison:
+    """What differs between runs: recipe, data, code file by file, environment, commit, seed; and their figures.
+
+    Raises:
+        ConfigurationError: fewer than two runs. NotFound: no such run, or several.
+    """
+    if len(references) < 2:
+        raise ConfigurationError("two or more runs are compared", received=", ".join(references), remedy="name another")
+    runs = [get_run(ws, reference) for reference in references]
+    reports = [report_of(ws, run.id) for run in runs]
+    figures = [{name: each.value for name, each in report.metrics.items()} if report else {} for report in reports]
+    names = dict.fromkeys(name for each in figures for name in each)
+    return RunComparison(
+        runs=tuple(run.id for run in runs),
+        differences=differing([_inputs(ws, run) for run in runs]),
+        metrics={name: tuple(each.get(name) for each in figures) for name in names},
+    )
+
+
+def _subject(run_id: str) -> str:
+    return f"run:{run_id}"
+
+
+def _value(ws: Workspace, subject: str) -> str | None:
+    pointer = ws.ledger.pointer(subject)
+    return pointer.value if pointer else None
+
+
+def _state(ws: Workspace, run_id: str) -> tuple[RunState, int]:
+    value = _value(ws, _subject(run_id))
+    if value is None:
+        raise NotFound("there is no such run", received=run_id, remedy="is this the right workspace?")
+    state, _, attempt = value.partition("/")
+    return RunState(state), int(attempt)
+
+
+def _require(run_id: str, state: RunState, *allowed: RunState) -> None:
+    if state not in allowed:
+        remedy = "train anew with --fresh" if state is RunState.FINISHED else "begin an attempt first"
+        raise StateError(f"the run {run_id} is {state}, not {' or '.join(allowed)}", remedy=remedy)
+
+
+def _move(
+    ws: Workspace,
+    run_id: str,
+    present: tuple[RunState, int],
+    to: tuple[RunState, int],
+    type_: str,
+    body: dict[str, Any],
+    *writes: Write,
+) -> None:
+    before, after = (f"{state}/{attempt}" for state, attempt in (present, to))
+    ws.commit(*writes, Move(_subject(run_id), before, after, type_, body))
+
+
+def _newest(ws: Workspace, run_id: str, role: str, type_: type[_R]) -> _R | None:
+    """The record that was linked to a run in that role; the one put last, where there are several."""
+    found = [ws.ledger.get(edge.dst) for edge in ws.ledger.edges(_subject(run_id), role=role)]
+    newest = max((stored for stored in found if stored), key=lambda stored: stored.created, default=None)
+    return read_record(ws.ledger, newest.digest, type_) if newest else None
+
+
+def _summary(ws: Workspace, run: Run, started: datetime) -> RunSummary:
+    state, attempts = _state(ws, run.id)
+    report = report_of(ws, run.id)
+    return RunSummary(
+        id=run.id,
+        name=run.name,
+        type=run.type,
+        state=state,
+        attempts=attempts,
+        started=started,
+        metric=f"{report.primary} {report.metrics[report.primary].value:.4f}" if report else None,
+        metrics={name: estimate.value for name, estimate in report.metrics.items()} if report else {},
+    )
+
+
+def _row(ws: Workspace, summary: RunSummary) -> dict[str, Any]:
+    run, outcome = get_run(ws, summary.id), outcome_of(ws, summary.id)
+    facts: dict[str, Any] = dict.fromkeys(_COLUMNS)
+    for record in (outcome, run, summary):
+        facts |= {column: getattr(record, column) for column in _COLUMNS if hasattr(record, column)}
+    return facts | {"state": str(summary.state)} | flatten({"metrics": summary.metrics, "recipe": run.recipe})
+
+
+def _inputs(ws: Workspace, run: Run) -> dict[str, Any]:
+    """Everything that a run was made from, flat: what `compare` compares."""
+    code = {path: leaf.digest[:12] for path, leaf in read_tree(ws.blobs, run.code).items()}
+    environment = read_record(ws.ledger, run.environment, Environment)
+    repository = read_record(ws.ledger, run.provenance, Provenance).repository
+    named = {role: getattr(run, role) for role in ("name", "type", "snapshot", "seed", "owner", "judge")}
+    of_git = {"commit": repository.commit, "uncommitted": repository.diff} if repository else {}
+    return flatten(
+        {"recipe": run.recipe} | named | {"code": code, "environment": msgspec.to_builtins(environment)} | of_git
+    )
+
+
+def _attempts(events: list[Event]) -> tuple[Attempt, ...]:
+    found: dict[int, Attempt] = {}
+    present = 0
+    for event in events:
+        if event.type in ("run.started", "run.resumed"):
+            present = event.body["attempt"]
+            found[present] = Attempt(number=present, started=event.time)
+        elif event.type == RESTORED:
+            step, redone = event.body["step"], event.body["redone"]
+            number = event.body["attempt"]
+            found[number] = msgspec.structs.replace(found[number], restored_step=step, redone=redone)
+        elif event.type in ("run.finished", "run.failed"):
+            end = RunState(event.type.removeprefix("run."))
+            found[present] = msgspec.structs.replace(found[present], ended=event.time, end=end)
+    return tuple(found.values())
+
+
+def _attempt_line(attempt: Attempt) -> str:
+    origin = (
+        f"from step {attempt.restored_step}, {attempt.redone} done again" if attempt.restored_step else "from nothing"
+    )
+    return f"{attempt.started:%Y-%m-%d %H:%M:%S}, {origin}, {attempt.end or 'running or killed'}"
