@@ -109,7 +109,11 @@ def test_it_is_refused_when_an_artifact_is_read() -> None:
         load(files)
 
 
-@pytest.mark.parametrize("estimator", [SVR(), KNeighborsRegressor(algorithm="ball_tree"), GradientBoostingRegressor(), HistGradientBoostingRegressor()], ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize(
+    "estimator",
+    [SVR(), KNeighborsRegressor(algorithm="ball_tree"), GradientBoostingRegressor(), HistGradientBoostingRegressor()],
+    ids=lambda it: type(it).__name__,
+)
 def test_an_honest_estimator_passes(estimator: Any) -> None:
     check_bounds(estimator)
     check_bounds(estimator.fit(X, Y))

@@ -28,7 +28,14 @@ def test_what_was_saved_is_read(ws: Workspace, tmp_path: Path) -> None:
     on_disk.write_bytes(b"weights")
     frame = pl.DataFrame({"carrier": ["AA", None, "UA"], "distance": [1.0, 2.5, None]})
     preparation = fit_preparation([Impute(), Scale(), Encode()], frame, ["carrier", "distance"], "codes")
-    given = manifest(task="binary", classes=(False, True), inputs=(), preparation=preparation, run="r1", extra={"activation": "sigmoid"})
+    given = manifest(
+        task="binary",
+        classes=(False, True),
+        inputs=(),
+        preparation=preparation,
+        run="r1",
+        extra={"activation": "sigmoid"},
+    )
     digest = save(ws, given, FILES | {"model.skops": on_disk})
     back = read_manifest(ws, digest)
     assert msgspec.structs.replace(back, files={}) == given
@@ -48,7 +55,9 @@ def test_classes_keep_their_types(ws: Workspace, classes: tuple[Any, ...]) -> No
     [({"task": "binary"}, FILES), ({"inputs": ()}, FILES), ({}, {})],
     ids=["no classes", "no inputs", "no files"],
 )
-def test_a_manifest_that_could_not_predict_is_refused(ws: Workspace, fields: dict[str, Any], files: dict[str, bytes]) -> None:
+def test_a_manifest_that_could_not_predict_is_refused(
+    ws: Workspace, fields: dict[str, Any], files: dict[str, bytes]
+) -> None:
     with pytest.raises(ArtifactError, match="artifact needs"):
         save(ws, manifest(**fields), files)
 
@@ -70,7 +79,16 @@ def test_another_record_is_no_artifact(ws: Workspace) -> None:
         read_manifest(ws, crafted(ws, {"kind": "snapshot"}))
 
 
-@pytest.mark.parametrize("change", [{"task": "translation"}, {"family": "pickle"}, {"invented": 1}, {"format": "1"}, {"inputs": [{"name": "x", "dtype": "object"}]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": "translation"},
+        {"family": "pickle"},
+        {"invented": 1},
+        {"format": "1"},
+        {"inputs": [{"name": "x", "dtype": "object"}]},
+    ],
+)
 def test_a_field_that_is_not_known_is_refused(ws: Workspace, change: dict[str, Any]) -> None:
     with pytest.raises(IntegrityError, match="does not read"):
         read_manifest(ws, crafted(ws, change))
@@ -87,7 +105,9 @@ def test_a_tree_without_a_manifest_is_no_artifact(ws: Workspace) -> None:
         read_manifest(ws, put_tree(ws.blobs, FILES))
 
 
-@pytest.mark.parametrize("files", [{}, {**FILES, "model.skops": b"others"}, {**FILES, "payload": b"!"}], ids=["gone", "others", "more"])
+@pytest.mark.parametrize(
+    "files", [{}, {**FILES, "model.skops": b"others"}, {**FILES, "payload": b"!"}], ids=["gone", "others", "more"]
+)
 def test_files_that_are_not_the_manifests_are_refused(ws: Workspace, files: dict[str, bytes]) -> None:
     with pytest.raises(ArtifactError, match="not those of its manifest"):
         read_manifest(ws, crafted(ws, {}, files))

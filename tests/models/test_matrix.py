@@ -14,4 +14,6 @@ def test_inputs_stand_side_by_side_in_the_order_of_the_fields() -> None:
 
 
 def test_no_rows_make_an_empty_matrix() -> None:
-    assert as_matrix((Field("a", "float32"), Field("b", "float32", (3,))), {"a": np.empty(0), "b": np.empty((0, 3))}).shape == (0, 4)
+    assert as_matrix(
+        (Field("a", "float32"), Field("b", "float32", (3,))), {"a": np.empty(0), "b": np.empty((0, 3))}
+    ).shape == (0, 4)

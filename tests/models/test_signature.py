@@ -13,7 +13,11 @@ from velodrome.models.signature import read_inputs
 NUMBER, CODE, ROW = Field("x", "float32"), Field("x", "int64"), Field("x", "float32", (2,))
 
 
-@pytest.mark.parametrize("values", [[1, 2], [1.0, 2.0], pl.Series([1, 2], dtype=pl.UInt8), pl.Series([1, 2], dtype=pl.Float32)], ids=["int64", "float64", "uint8", "float32"])
+@pytest.mark.parametrize(
+    "values",
+    [[1, 2], [1.0, 2.0], pl.Series([1, 2], dtype=pl.UInt8), pl.Series([1, 2], dtype=pl.Float32)],
+    ids=["int64", "float64", "uint8", "float32"],
+)
 @pytest.mark.parametrize("field", [NUMBER, CODE], ids=["number", "code"])
 def test_a_column_of_numbers(field: Field, values: Any) -> None:
     array = read_inputs([field], pl.DataFrame({"x": values, "other": ["a", "b"]}))["x"]

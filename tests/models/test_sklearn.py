@@ -56,7 +56,15 @@ from sklearn.naive_bayes import BernoulliNB, CategoricalNB, ComplementNB, Gaussi
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotEncoder, PolynomialFeatures, QuantileTransformer, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    OneHotEncoder,
+    PolynomialFeatures,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR, NuSVC, NuSVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -97,7 +105,9 @@ ESTIMATORS: list[Any] = [
     GradientBoostingClassifier(n_estimators=3, random_state=0),
     GradientBoostingRegressor(n_estimators=3, random_state=0),
     HistGradientBoostingClassifier(max_iter=3, random_state=0),
-    HistGradientBoostingClassifier(max_iter=3, categorical_features=[True] + [False] * 5, early_stopping=True, random_state=0),
+    HistGradientBoostingClassifier(
+        max_iter=3, categorical_features=[True] + [False] * 5, early_stopping=True, random_state=0
+    ),
     HistGradientBoostingRegressor(max_iter=3, random_state=0),
     HuberRegressor(max_iter=1000),
     KNeighborsClassifier(),
@@ -128,13 +138,18 @@ ESTIMATORS: list[Any] = [
     SGDRegressor(random_state=0),
     SVR(),
     StackingClassifier([("linear", LogisticRegression()), ("trees", RandomForestClassifier(3, random_state=0))], cv=2),
-    VotingClassifier([("linear", LogisticRegression()), ("trees", RandomForestClassifier(3, random_state=0))], voting="soft"),
+    VotingClassifier(
+        [("linear", LogisticRegression()), ("trees", RandomForestClassifier(3, random_state=0))], voting="soft"
+    ),
     CalibratedClassifierCV(SVC(), cv=2),
     CalibratedClassifierCV(NuSVC(), cv=2),
     make_pipeline(StandardScaler(), PolynomialFeatures(), LogisticRegression()),
     make_pipeline(QuantileTransformer(n_quantiles=20), RobustScaler(), Ridge()),
     make_pipeline(KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf"), LogisticRegression()),
-    make_pipeline(ColumnTransformer([("category", OneHotEncoder(handle_unknown="ignore"), [0])], remainder="passthrough"), GradientBoostingClassifier(n_estimators=3, random_state=0)),
+    make_pipeline(
+        ColumnTransformer([("category", OneHotEncoder(handle_unknown="ignore"), [0])], remainder="passthrough"),
+        GradientBoostingClassifier(n_estimators=3, random_state=0),
+    ),
 ]
 
 
@@ -148,7 +163,10 @@ def answers(estimator: Any) -> Any:
     return estimator.predict_proba(X) if sklearn.base.is_classifier(estimator) else estimator.predict(X)
 
 
-@pytest.mark.parametrize("estimator", [pytest.param(estimator, id=f"{type(estimator).__name__}-{number}") for number, estimator in enumerate(ESTIMATORS)])
+@pytest.mark.parametrize(
+    "estimator",
+    [pytest.param(estimator, id=f"{type(estimator).__name__}-{number}") for number, estimator in enumerate(ESTIMATORS)],
+)
 def test_an_estimator_comes_back_as_it_was(estimator: Any) -> None:
     there = fitted(estimator)
     assert np.array_equal(answers(there), answers(load(dump(there))))
@@ -282,7 +300,14 @@ def arguments(text: str) -> dict[str, Any]:
     "payload",
     [
         lambda text: node("ConstructorFromReduceNode", "os.system", content=arguments(text)),
-        lambda text: node("LossNode", "os.system", content=node("DictNode", "builtins.dict", content={}, key_types=node("ListNode", "builtins.list", content=[])), __reduce__={"args": arguments(text)}),
+        lambda text: node(
+            "LossNode",
+            "os.system",
+            content=node(
+                "DictNode", "builtins.dict", content={}, key_types=node("ListNode", "builtins.list", content=[])
+            ),
+            __reduce__={"args": arguments(text)},
+        ),
         lambda text: node("OperatorFuncNode", "operator.methodcaller", attrs=arguments(text)),
         lambda text: node("FunctionNode", "os.system", content={"module_path": "os", "function": "system"}),
         lambda text: node("ObjectNode", "subprocess.Popen", content=arguments(text)),
@@ -325,16 +350,24 @@ def test_binary_scores_are_the_probability_of_the_second_class() -> None:
 def test_a_class_that_was_not_among_the_rows_of_the_fit_has_no_probability() -> None:
     codes = np.where(CLASSES == 1, 3, CLASSES)
     estimator = LogisticRegression().fit(X, codes)
-    scores = read(dump(estimator), Manifest(family="sklearn", task="multiclass", classes=("a", "b", "c", "d"), inputs=FIELDS))(INPUTS)
+    scores = read(
+        dump(estimator), Manifest(family="sklearn", task="multiclass", classes=("a", "b", "c", "d"), inputs=FIELDS)
+    )(INPUTS)
     assert np.array_equal(scores[:, [0, 2, 3]], estimator.predict_proba(X))
     assert not scores[:, 1].any()
 
 
 def test_regression_scores_are_the_values() -> None:
     estimator = Ridge().fit(X, VALUES[:, None])
-    assert np.array_equal(read(dump(estimator), Manifest(family="sklearn", task="regression", inputs=FIELDS))(INPUTS), estimator.predict(X).ravel())
+    assert np.array_equal(
+        read(dump(estimator), Manifest(family="sklearn", task="regression", inputs=FIELDS))(INPUTS),
+        estimator.predict(X).ravel(),
+    )
 
 
 def test_an_estimator_for_another_task_is_refused() -> None:
     with pytest.raises(ArtifactError, match="predict_proba"):
-        read(dump(Ridge().fit(X, VALUES)), Manifest(family="sklearn", task="binary", classes=(False, True), inputs=FIELDS))
+        read(
+            dump(Ridge().fit(X, VALUES)),
+            Manifest(family="sklearn", task="binary", classes=(False, True), inputs=FIELDS),
+        )

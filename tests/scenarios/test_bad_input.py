@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import RECIPE, Project, customers  # type: ignore[import-not-found]
+from project import RECIPE, Project, customers
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +39,38 @@ def _some_labels_missing(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 MISTAKES = {
-    "no such recipe": (lambda project: (project.folder / "recipe.py").rename(project.folder / "recipes.py"), "NotFound", 2, "recipes.py"),
+    "no such recipe": (
+        lambda project: (project.folder / "recipe.py").rename(project.folder / "recipes.py"),
+        "NotFound",
+        2,
+        "recipes.py",
+    ),
     "missing file": (_remove, "SourceError", 3, "customers*.csv"),
-    "wrong type": (_edit('vd.NotNull("churned")', 'vd.Types({"city": "float64"}, action="stop")'), "ContractError", 3, "city"),
+    "wrong type": (
+        _edit('vd.NotNull("churned")', 'vd.Types({"city": "float64"}, action="stop")'),
+        "ContractError",
+        3,
+        "city",
+    ),
     "unknown column": (_edit('"minutes", "city"]', '"minuets", "city"]'), "NotFound", 2, "minutes"),
     "empty test split": (_edit("test=0.2)", "test=0.0)"), "SplitError", 3, "test"),
     "one class only": (_data(_labels(1)), "LabelError", 3, "class"),
     "missing labels": (_edit('vd.NotNull("churned"), ', ""), "LabelError", 3, "churned"),
     "typo in the recipe": (_edit("features=", "feature="), "RecipeError", 2, "features"),
-    "lambda in the recipe": (_edit("    refit=True,", "    refit=True,\n    prepare=lambda: None,"), "RecipeError", 2, "line"),
+    "lambda in the recipe": (
+        _edit("    refit=True,", "    refit=True,\n    prepare=lambda: None,"),
+        "RecipeError",
+        2,
+        "line",
+    ),
     "python error in the recipe": (_edit("recipe = vd", "recipe = undefined + vd"), "RecipeError", 2, "undefined"),
     "unknown metric": (_edit('vd.Evaluation("roc_auc"', 'vd.Evaluation("roc_uac"'), "NotFound", 2, "roc_auc"),
-    "unknown setting": (lambda project: project.write("velodrome.toml", "stor = 'x'"), "ConfigurationError", 2, "store"),
+    "unknown setting": (
+        lambda project: project.write("velodrome.toml", "stor = 'x'"),
+        "ConfigurationError",
+        2,
+        "store",
+    ),
 }
 
 

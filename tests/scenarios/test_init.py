@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Project  # type: ignore[import-not-found]
+from project import Project
 from sklearn.datasets import load_diabetes, load_iris
 
 pytestmark = pytest.mark.slow
@@ -19,9 +19,13 @@ def _houses() -> pl.DataFrame:
     sold = [dt.date(2024, 1, 1) + dt.timedelta(days=int(day)) for day in rng.integers(0, 365, rows)]
     town = rng.choice(["north", "south", "east"], rows)
     price = area * 3000 + (year - 1900) * 500 + (town == "south") * 50_000 + rng.normal(0, 10_000, rows)
-    frame = pl.DataFrame({"House ID": range(1, rows + 1), "area": area, "built": year, "sold": sold, "town": town, "price": price})
+    frame = pl.DataFrame(
+        {"House ID": range(1, rows + 1), "area": area, "built": year, "sold": sold, "town": town, "price": price}
+    )
     holes = pl.Series(rng.random(rows) < 0.1)
-    return frame.with_columns(area=pl.when(holes).then(None).otherwise("area"), town=pl.when(holes).then(None).otherwise("town"))
+    return frame.with_columns(
+        area=pl.when(holes).then(None).otherwise("area"), town=pl.when(holes).then(None).otherwise("town")
+    )
 
 
 def _patients() -> pl.DataFrame:
@@ -55,7 +59,7 @@ def test_a_first_recipe_runs_unedited(make_project: Callable[..., Project], name
     result = project.json("run", "first.py")
     value = result["report"]["metrics"][metric]["value"]
     assert value < bound if task == "regression" else value > bound
-    model = name.split(".")[0]
+    model = name.split(".", maxsplit=1)[0]
     unlabelled = frame.drop(label)
     unlabelled.write_parquet(project.folder / "new.parquet")
     project.json("predict", model, "new.parquet", "--out", "out.csv")

@@ -14,7 +14,7 @@ import velodrome as vd
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 import time
 
@@ -41,7 +41,7 @@ with vd.track("my-loop", params={"lr": 0.02, "steps": 300}) as run:
             time.sleep(float(sys.argv[1]))
     version = run.model(module, example=x[:8])
 print("registered", version.reference, flush=True)
-'''
+"""
 
 
 def _start(folder: Path, pause: float) -> "subprocess.Popen[str]":

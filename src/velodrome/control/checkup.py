@@ -30,7 +30,12 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 _BACKUP = "restore it from a backup"
-_BLOBS = {"checkpoint": ("blob",), "fragment": ("rows", "quarantine"), "provenance": ("diff", "lock")}
+_BLOBS = {
+    "checkpoint": ("blob",),
+    "fragment": ("content", "quarantine"),
+    "snapshot": ("contract",),
+    "provenance": ("lock",),
+}
 _TREES = {"outcome": ("artifact",), "version": ("artifact",), "run": ("code",)}
 """Which fields of which kind of record name blobs, or trees of blobs."""
 

@@ -36,29 +36,32 @@ def convert(name: str, source: pl.DataType, target: str) -> pl.Expr:
     >>> frame.select(convert("a", pl.String(), "int32"))["a"].to_list()
     [7, 1, None, None, None]
     """
-    column, dtype = pl.col(name), DTYPES[target]
-    if source == dtype:
-        return column
-    if source == pl.Null:
-        return pl.lit(None, dtype).alias(name)
-    if source in (pl.String, pl.Categorical, pl.Enum):
-        return _from_text(column.cast(pl.String), target)
-    if target == "string" and not source.is_nested() and source != pl.Binary:
-        return column.cast(pl.String)
-    family = _from_number if source.is_numeric() or source == pl.Boolean else _from_time
-    converted = family(column, source, target)
+    converted = _converted(pl.col(name), source, target)
     if converted is None:
         raise SchemaError(
             f"the column {name!r} cannot become {target}",
             received=str(source),
             remedy="name another type in vd.Types(...), or convert or leave out the column before it gets here",
         )
-    return converted
+    return converted.alias(name)
 
 
 def is_present(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Whether a column of that type has a value: not null and, among real numbers, not NaN."""
     return column.is_not_null() & column.is_not_nan() if dtype.is_float() else column.is_not_null()
+
+
+def _converted(column: pl.Expr, source: pl.DataType, target: str) -> pl.Expr | None:
+    if source == DTYPES[target]:
+        return column
+    if source == pl.Null:
+        return column.cast(DTYPES[target])
+    if source in (pl.String, pl.Categorical, pl.Enum):
+        return _from_text(column.cast(pl.String), target)
+    if target == "string":
+        return None if source.is_nested() or source == pl.Binary else column.cast(pl.String)
+    family = _from_number if source.is_numeric() or source == pl.Boolean else _from_time
+    return family(column, source, target)
 
 
 def _from_text(column: pl.Expr, target: str) -> pl.Expr:

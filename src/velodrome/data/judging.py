@@ -251,7 +251,8 @@ def _one_of(rule: OneOf, column: _Column) -> _Check:
             received=f"{rule.allowed!r} for {column.target}",
             remedy="write the values in the column's type, or give the column another with vd.Types",
         )
-    broken = ~column.kept.is_in(pl.Series(rule.allowed, strict=False).implode())
+    allowed = pl.Series(rule.allowed, dtype=column.dtype, strict=False).drop_nulls()  # what does not fit is no value
+    broken = ~column.kept.is_in(allowed.implode())
     if column.dtype.is_float():
         broken = broken & column.kept.is_not_nan()
     said = ", ".join(map(str, rule.allowed[:10])) + (", ..." if len(rule.allowed) > 10 else "")

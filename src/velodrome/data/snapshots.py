@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -86,7 +87,7 @@ class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
         profile: the Profile record.
     """
 
-    format: int = 1
+    format: Literal[1] = 1
     dataset: str
     key: str | None
     time: str | None

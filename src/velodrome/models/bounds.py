@@ -31,10 +31,14 @@ def check_bounds(estimator: Any) -> None:
     for part in _parts(estimator):
         try:
             sound = _sound(part)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # a part that an honest estimator has is missing or of another kind
-            sound = False
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            sound = False  # what an honest estimator has is missing here, or of another kind
         if not sound:
-            raise UnsafeArtifact("an estimator holds numbers that point outside its own arrays", received=type(part).__name__, remedy="do not use this artifact")
+            raise UnsafeArtifact(
+                "an estimator holds numbers that point outside its own arrays",
+                received=type(part).__name__,
+                remedy="do not use this artifact",
+            )
 
 
 def _parts(root: Any) -> Iterator[Any]:
@@ -60,9 +64,13 @@ def _sound(part: Any) -> bool:
     if isinstance(part, BaseDecisionTree):
         return not hasattr(part, "tree_") or _tree(part.tree_, part.n_features_in_)
     if isinstance(part, BaseGradientBoosting):
-        return not hasattr(part, "estimators_") or all(tree.n_features_in_ == part.n_features_in_ for tree in part.estimators_.flat)
+        return not hasattr(part, "estimators_") or all(
+            tree.n_features_in_ == part.n_features_in_ for tree in part.estimators_.flat
+        )
     if isinstance(part, BaseHistGradientBoosting):
-        return not hasattr(part, "_predictors") or all(_histogram_tree(tree, part) for stage in part._predictors for tree in stage)
+        return not hasattr(part, "_predictors") or all(
+            _histogram_tree(tree, part) for stage in part._predictors for tree in stage
+        )
     if isinstance(part, KDTree | BallTree):
         return _neighbours(part)
     if isinstance(part, BaseLibSVM):
@@ -72,7 +80,11 @@ def _sound(part: Any) -> bool:
 
 def _tree(tree: Any, features: int) -> bool:
     inner = tree.children_left != -1
-    return tree.n_features == features and _downwards(inner, tree.children_left, tree.children_right) and _within(tree.feature[inner], features)
+    return (
+        tree.n_features == features
+        and _downwards(inner, tree.children_left, tree.children_right)
+        and _within(tree.feature[inner], features)
+    )
 
 
 def _histogram_tree(tree: Any, owner: BaseEstimator) -> bool:
@@ -90,7 +102,9 @@ def _histogram_tree(tree: Any, owner: BaseEstimator) -> bool:
 def _downwards(inner: NDArray[np.bool_], left: NDArray[np.int64], right: NDArray[np.int64]) -> bool:
     """Whether there are nodes, and the children of each inner one come after it, as in every tree that was grown."""
     places = np.flatnonzero(inner)
-    return len(inner) > 0 and all(bool(np.all((side[places] > places) & (side[places] < len(inner)))) for side in (left, right))
+    return len(inner) > 0 and all(
+        bool(np.all((side[places] > places) & (side[places] < len(inner)))) for side in (left, right)
+    )
 
 
 def _neighbours(tree: KDTree | BallTree) -> bool:
@@ -107,16 +121,15 @@ def _neighbours(tree: KDTree | BallTree) -> bool:
 
 def _vectors(machine: Any) -> bool:
     vectors = len(machine.support_vectors_)
-    rows, values = 1, 1
-    if hasattr(machine, "classes_"):
-        rows, values = len(machine.classes_) - 1, len(machine.classes_) * (len(machine.classes_) - 1) // 2
-        if len(machine._n_support) != len(machine.classes_) or not _within(machine._n_support, vectors + 1) or machine._n_support.sum() != vectors:
-            return False
-    return (
-        machine.support_vectors_.shape == (vectors, machine.n_features_in_)
+    classes = len(machine.classes_) if hasattr(machine, "classes_") else 2  # regression is laid out as two classes are
+    counts = machine._n_support
+    counted = len(counts) == classes and _within(counts, vectors + 1) and counts.sum() == vectors
+    return bool(
+        (counted or not hasattr(machine, "classes_"))
+        and machine.support_vectors_.shape == (vectors, machine.n_features_in_)
         and machine.support_.shape == (vectors,)
-        and machine._dual_coef_.shape == (rows, vectors)
-        and machine._intercept_.shape == (values,)
+        and machine._dual_coef_.shape == (classes - 1, vectors)
+        and machine._intercept_.shape == (classes * (classes - 1) // 2,)
     )
 
 

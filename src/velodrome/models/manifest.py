@@ -48,11 +48,11 @@ class Manifest(Record, frozen=True, kw_only=True, tag="artifact"):
     classes: tuple[bool | int | float | str, ...] = ()
     preparation: Preparation | None = None
     inputs: tuple[Field, ...] = ()
-    files: dict[str, Blob] = {}
+    files: dict[str, Blob] = msgspec.field(default_factory=dict)
     environment: Digest | None = None
     run: str | None = None
     snapshot: Digest | None = None
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -121,7 +121,11 @@ def _check_format(data: bytes) -> None:
     try:
         header = msgspec.json.decode(data, type=_Header)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"the manifest of an artifact does not read: {error}", received=repr(data[:80]), remedy="restore it from a backup, or train again") from error
+        raise IntegrityError(
+            f"the manifest of an artifact does not read: {error}",
+            received=repr(data[:80]),
+            remedy="restore it from a backup, or train again",
+        ) from error
     if header.kind != Manifest.kind():
         raise ArtifactError(f"{MANIFEST} describes no model artifact", received=header.kind)
     if header.format > FORMAT:

@@ -20,7 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from velodrome.core.errors import ArtifactError, UnsafeArtifact
 from velodrome.models.manifest import Manifest
 
-__all__ = ["ACTIVATION", "Activation", "Network", "ONNX_FILE", "read", "vet"]
+__all__ = ["ACTIVATION", "ONNX_FILE", "Activation", "Network", "messages", "read", "vet"]
 
 ONNX_FILE = "model.onnx"
 ACTIVATION = "activation"
@@ -29,7 +29,11 @@ ACTIVATION = "activation"
 Activation: TypeAlias = Literal["sigmoid", "softmax", "identity"]
 
 _STANDARD = {"", "ai.onnx"}
-_FAILURES = tuple(value for value in vars(failures).values() if isinstance(value, type) and issubclass(value, Exception))
+_FAILURES: tuple[type[Exception], ...] = (
+    KeyError,
+    ValueError,
+    *(value for value in vars(failures).values() if isinstance(value, type) and issubclass(value, Exception)),
+)
 
 
 class Network:
@@ -48,15 +52,20 @@ class Network:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except _FAILURES as error:
-            raise ArtifactError(f"ONNX Runtime cannot run the network: {error}", remedy="export it again, or install a newer onnxruntime") from error
+            raise ArtifactError(
+                f"ONNX Runtime cannot run the network: {error}",
+                remedy="export it again, or install a newer onnxruntime",
+            ) from error
         self._names = [node.name for node in self._session.get_inputs()]
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """The raw output, (rows, ...). Inputs that the network does not use are left aside."""
         try:
             (output,) = self._session.run(None, {name: inputs[name] for name in self._names})
-        except (*_FAILURES, KeyError, ValueError) as error:
-            raise ArtifactError(f"the network does not take the inputs that its manifest names: {error}", remedy="export it again") from error
+        except _FAILURES as error:
+            raise ArtifactError(
+                f"the network does not take the inputs that its manifest names: {error}", remedy="export it again"
+            ) from error
         return np.asarray(output)
 
 
@@ -69,7 +78,10 @@ def read(files: Mapping[str, bytes], manifest: Manifest) -> Callable[[Mapping[st
     """
     activation = manifest.extra.get(ACTIVATION)
     if ONNX_FILE not in files or activation not in ("sigmoid", "softmax", "identity"):
-        raise ArtifactError(f"a network's artifact has {ONNX_FILE} and says its activation", received=f"{', '.join(sorted(files))}; {activation!r}")
+        raise ArtifactError(
+            f"a network's artifact has {ONNX_FILE} and says its activation",
+            received=f"{', '.join(sorted(files))}; {activation!r}",
+        )
     return partial(_scores, Network(files[ONNX_FILE]), activation, manifest.task)
 
 
@@ -85,17 +97,24 @@ def vet(data: bytes) -> None:
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise ArtifactError(f"{ONNX_FILE} is no ONNX model: {error}", remedy="restore it from a backup, or train again") from error
+        raise ArtifactError(
+            f"{ONNX_FILE} is no ONNX model: {error}", remedy="restore it from a backup, or train again"
+        ) from error
     own = {(function.domain, function.name) for function in model.functions}
-    for message in _messages(model):
-        if isinstance(message, onnx.TensorProto) and (message.data_location == onnx.TensorProto.EXTERNAL or message.external_data):
-            paths = [entry.value for entry in message.external_data if entry.key == "location"]
-            raise UnsafeArtifact(f"the weight {message.name!r} of a network is to be read from another file", received=", ".join(paths), remedy="do not use this artifact")
-        if isinstance(message, onnx.NodeProto) and message.domain not in _STANDARD and (message.domain, message.op_type) not in own:
-            raise UnsafeArtifact("a network uses an operator that ONNX does not define", received=f"{message.domain}.{message.op_type}", remedy="do not use this artifact")
+    for message in messages(model):
+        if isinstance(message, onnx.TensorProto):
+            _vet_tensor(message)
+        elif isinstance(message, onnx.NodeProto) and not (
+            message.domain in _STANDARD or (message.domain, message.op_type) in own
+        ):
+            raise UnsafeArtifact(
+                "a network uses an operator that ONNX does not define",
+                received=f"{message.domain}.{message.op_type}",
+                remedy="do not use this artifact",
+            )
 
 
-def _messages(root: Message) -> Iterator[Message]:
+def messages(root: Message) -> Iterator[Message]:
     """Every message inside `root`, wherever it hides: initialisers, attributes, bodies of loops, functions."""
     waiting = [root]
     while waiting:
@@ -106,7 +125,18 @@ def _messages(root: Message) -> Iterator[Message]:
                 waiting.extend([value] if isinstance(value, Message) else value)
 
 
-def _scores(network: Network, activation: Activation, task: str, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def _vet_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise UnsafeArtifact(
+            f"the weight {tensor.name!r} of a network is to be read from another file",
+            received=", ".join(entry.value for entry in tensor.external_data if entry.key == "location"),
+            remedy="do not use this artifact",
+        )
+
+
+def _scores(
+    network: Network, activation: Activation, task: str, inputs: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float64]:
     raw = network(inputs).astype(np.float64)
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]

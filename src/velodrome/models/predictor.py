@@ -76,20 +76,27 @@ class Model:
             DataError: values that the preparation cannot take.
             ArtifactError: the model's answer has another shape, or is not finite.
         """
-        table = _frame(frame)
         width = (len(self.manifest.classes),) if self.manifest.task == "multiclass" else ()
-        parts = [self._chunk(chunk, width) for chunk in _chunks(table)]
-        return np.concatenate(parts)
+        scores = np.concatenate([self._chunk(chunk, width) for chunk in _chunks(_frame(frame))])
+        strange = np.unique(np.nonzero(~np.isfinite(scores))[0])
+        if len(strange):
+            raise ArtifactError(
+                "the model answers with NaN or infinity",
+                received=f"{len(strange)} rows, the first {strange[0]}",
+                remedy="look at that row's columns, or train again",
+            )
+        return scores
 
     def _chunk(self, frame: pl.DataFrame, width: tuple[int, ...]) -> NDArray[np.float64]:
         preparation = self.manifest.preparation
         inputs = read_inputs(self.manifest.inputs, frame) if preparation is None else apply(preparation, frame)
         scores = np.asarray(self.scorer(inputs) if frame.height else np.empty((0, *width)), dtype=np.float64)
         if scores.shape != (frame.height, *width):
-            raise ArtifactError(f"the model answers {frame.height} rows with another shape", received=scores.shape, remedy=f"a {self.manifest.task} model answers {(frame.height, *width)}")
-        if not np.isfinite(scores).all():
-            rows = np.unique(np.nonzero(~np.isfinite(scores))[0])
-            raise ArtifactError("the model answers with NaN or infinity", received=f"{len(rows)} rows, the first {rows[0]}", remedy="look at that row's columns, or train again")
+            raise ArtifactError(
+                f"the model's answer is not one of a {self.manifest.task} model",
+                received=f"shape {scores.shape} for {frame.height} rows",
+                remedy="train or export it again",
+            )
         return scores
 
 
@@ -113,7 +120,11 @@ def _frame(frame: pl.DataFrame | Mapping[str, Any]) -> pl.DataFrame:
     try:
         return pl.DataFrame(dict(frame))
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
-        raise SchemaError("a model predicts from a Polars frame or a mapping of columns", received=f"{type(frame).__name__}: {error}", remedy="pl.from_pandas(frame) makes one") from error
+        raise SchemaError(
+            "a model predicts from a Polars frame or a mapping of columns",
+            received=f"{type(frame).__name__}: {error}",
+            remedy="pl.from_pandas(frame) makes one",
+        ) from error
 
 
 def _chunks(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -31,15 +31,25 @@ __all__ = ["SKOPS_FILE", "TRUSTED", "dump", "load", "read"]
 SKOPS_FILE = "model.skops"
 
 TRUSTED = (
-    "functools.partial",  # histogram boosting keeps one, of check_array; it is as safe as the function inside, which must be trusted too
+    "functools.partial",  # histogram boosting keeps one, of check_array; the function inside must be trusted as well
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.calibration._TemperatureScaling",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-    *(f"sklearn.gaussian_process.kernels.{name}" for name in ("ConstantKernel", "DotProduct", "Matern", "Product", "RBF", "RationalQuadratic", "Sum", "WhiteKernel")),
-    *(f"sklearn.metrics._dist_metrics.{name}Distance64" for name in ("Chebyshev", "Euclidean", "Manhattan", "Minkowski")),
+    "sklearn.gaussian_process.kernels.ConstantKernel",
+    "sklearn.gaussian_process.kernels.DotProduct",
+    "sklearn.gaussian_process.kernels.Matern",
+    "sklearn.gaussian_process.kernels.Product",
+    "sklearn.gaussian_process.kernels.RBF",
+    "sklearn.gaussian_process.kernels.RationalQuadratic",
+    "sklearn.gaussian_process.kernels.Sum",
+    "sklearn.gaussian_process.kernels.WhiteKernel",
+    "sklearn.metrics._dist_metrics.ChebyshevDistance64",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "sklearn.metrics._dist_metrics.ManhattanDistance64",
+    "sklearn.metrics._dist_metrics.MinkowskiDistance64",
     "sklearn.neighbors._ball_tree.BallTree",
     "sklearn.neighbors._kd_tree.KDTree",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
@@ -52,7 +62,17 @@ TRUSTED = (
 
 _SCHEMA = "schema.json"
 _ENDINGS = (".npy", ".npz", ".bin")
-_DAMAGE = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RecursionError, TypeError, UnicodeDecodeError, ValueError)
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    UnicodeDecodeError,
+    ValueError,
+)
 
 
 def dump(estimator: Any) -> dict[str, bytes]:
@@ -64,11 +84,16 @@ def dump(estimator: Any) -> dict[str, bytes]:
     """
     name = type(estimator).__name__
     if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
-        raise ArtifactError(f"{name} has no predict_proba, and a model answers with probabilities", remedy=f"wrap it: CalibratedClassifierCV({name}(...))")
+        raise ArtifactError(
+            f"{name} has no predict_proba, and a model answers with probabilities",
+            remedy=f"wrap it: CalibratedClassifierCV({name}(...))",
+        )
     try:
         data = skops.io.dumps(estimator)
     except (TypeError, AttributeError, ValueError) as error:
-        raise ArtifactError(f"{name} cannot be saved without pickle: {error}", remedy="use another estimator") from error
+        raise ArtifactError(
+            f"{name} cannot be saved without pickle: {error}", remedy="use another estimator"
+        ) from error
     strange = sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED))
     if strange:
         raise ArtifactError(
@@ -96,8 +121,13 @@ def load(files: Mapping[str, bytes]) -> Any:
         raise UnsafeArtifact(str(error).splitlines()[0], remedy="do not use this artifact") from error
     except (BadZipFile, *_DAMAGE) as error:
         if "allow_pickle" in str(error):
-            raise UnsafeArtifact("an array of an estimator is a pickle", received=str(error), remedy="do not use this artifact") from error
-        raise ArtifactError(f"{SKOPS_FILE} does not read: {type(error).__name__}: {error}", remedy="restore it from a backup, or train again") from error
+            raise UnsafeArtifact(
+                "an array of an estimator is a pickle", received=str(error), remedy="do not use this artifact"
+            ) from error
+        raise ArtifactError(
+            f"{SKOPS_FILE} does not read: {type(error).__name__}: {error}",
+            remedy="restore it from a backup, or train again",
+        ) from error
     check_bounds(estimator)
     return estimator
 
@@ -107,7 +137,9 @@ def read(files: Mapping[str, bytes], manifest: Manifest) -> Callable[[Mapping[st
     estimator = load(files)
     wanted = "predict" if manifest.task == "regression" else "predict_proba"
     if not hasattr(estimator, wanted):
-        raise ArtifactError(f"the estimator of a {manifest.task} artifact has {wanted}", received=type(estimator).__name__)
+        raise ArtifactError(
+            f"the estimator of a {manifest.task} artifact has {wanted}", received=type(estimator).__name__
+        )
     return partial(_scores, estimator, manifest)
 
 
@@ -125,7 +157,11 @@ def _check_members(data: bytes) -> None:
     with ZipFile(io.BytesIO(data)) as archive:
         for name in archive.namelist():
             if name != _SCHEMA and not name.endswith(_ENDINGS):
-                raise UnsafeArtifact(f"{SKOPS_FILE} holds a file that skops does not write", received=name, remedy="do not use this artifact")
+                raise UnsafeArtifact(
+                    f"{SKOPS_FILE} holds a file that skops does not write",
+                    received=name,
+                    remedy="do not use this artifact",
+                )
 
 
 def _canonical(data: bytes) -> bytes:
@@ -135,7 +171,9 @@ def _canonical(data: bytes) -> bytes:
     with ZipFile(io.BytesIO(data)) as source, ZipFile(buffer, "w") as target:
         schema = _numbered(json.loads(source.read(_SCHEMA)), {}, names)
         for old, new in names.items():
-            target.writestr(ZipInfo(new), _without_padding(source.read(old)) if new.endswith(".npy") else source.read(old))
+            target.writestr(
+                ZipInfo(new), _without_padding(source.read(old)) if new.endswith(".npy") else source.read(old)
+            )
         target.writestr(ZipInfo(_SCHEMA), json.dumps(schema, separators=(",", ":")))
     return buffer.getvalue()
 

@@ -22,13 +22,12 @@ import onnx
 import safetensors
 import safetensors.torch
 import torch
-from google.protobuf.message import Message
 
 from velodrome.core.digest import canonical
 from velodrome.core.errors import ArtifactError, VelodromeError
 from velodrome.data.fields import Field
 from velodrome.models.manifest import read_files, read_manifest
-from velodrome.models.onnx import ACTIVATION, ONNX_FILE, Activation, Network
+from velodrome.models.onnx import ACTIVATION, ONNX_FILE, Activation, Network, messages
 from velodrome.store.workspace import Workspace
 
 __all__ = ["WEIGHTS_FILE", "Exported", "export", "load_module"]
@@ -38,6 +37,8 @@ WEIGHTS_FILE = "weights.safetensors"
 _OUTPUT = "output"
 _DTYPES = {torch.float32: "float32", torch.int64: "int64"}
 _ALIASES = "aliases"
+_BAKED_IN = torch.jit._trace.TracerWarning
+"""What the old exporter says when it takes a value for a constant, as in `if x.sum() > 0`."""
 _EXPORTER_LOG = "torch.onnx._internal.exporter._registration"
 
 
@@ -55,7 +56,9 @@ class Exported:
     inputs: tuple[Field, ...]
 
 
-def export(module: torch.nn.Module, example: Mapping[str, torch.Tensor] | torch.Tensor, *, activation: Activation) -> Exported:
+def export(
+    module: torch.nn.Module, example: Mapping[str, torch.Tensor] | torch.Tensor, *, activation: Activation
+) -> Exported:
     """The files of a module.
 
     Args:
@@ -70,7 +73,8 @@ def export(module: torch.nn.Module, example: Mapping[str, torch.Tensor] | torch.
     batch = dict(example) if isinstance(example, Mapping) else {str(name): example}
     fields = tuple(_field(key, tensor) for key, tensor in batch.items())
     with _evaluating(module), torch.no_grad():
-        wrapped = _Wrapped(module, None if name else tuple(batch)).eval()  # an exporter gives each part the whole's mode back
+        # In evaluation itself, because an exporter gives every part the mode of the whole when it is done.
+        wrapped = _Wrapped(module, None if name else tuple(batch)).eval()
         data = _export(wrapped, _at_least_two(tuple(batch.values())), [field.name for field in fields])
     files = {WEIGHTS_FILE: _weights(module), ONNX_FILE: data}
     return Exported(files, {ACTIVATION: activation}, fields)
@@ -88,7 +92,11 @@ def load_module(ws: Workspace, digest: str, module: torch.nn.Module) -> torch.nn
     try:
         module.load_state_dict(_tensors(files[WEIGHTS_FILE]))
     except (safetensors.SafetensorError, msgspec.DecodeError, RuntimeError, KeyError) as error:
-        raise ArtifactError(f"the weights of the artifact do not fit the module: {error}", received=type(module).__name__, remedy="build it as it was when it was saved") from error
+        raise ArtifactError(
+            f"the weights of the artifact do not fit the module: {error}",
+            received=type(module).__name__,
+            remedy="build it as it was when it was saved",
+        ) from error
     return module
 
 
@@ -134,8 +142,16 @@ def _traced(module: _Wrapped, example: tuple[torch.Tensor, ...], names: list[str
     axes = {name: {0: "rows"} for name in (*names, _OUTPUT)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", torch.jit.TracerWarning)
-        torch.onnx.export(module, example, buffer, dynamo=False, input_names=names, output_names=[_OUTPUT], dynamic_axes=axes)
+        warnings.simplefilter("error", _BAKED_IN)
+        torch.onnx.export(
+            module,
+            example,
+            buffer,  # type: ignore[arg-type]  # the annotation knows paths only
+            dynamo=False,
+            input_names=names,
+            output_names=[_OUTPUT],
+            dynamic_axes=axes,
+        )
     return buffer.getvalue()
 
 
@@ -144,7 +160,15 @@ def _compiled(module: _Wrapped, example: tuple[torch.Tensor, ...], names: list[s
     shapes = (tuple({0: rows} for _ in example),)
     with warnings.catch_warnings(), _quiet(_EXPORTER_LOG):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(module, example, dynamo=True, input_names=names, output_names=[_OUTPUT], dynamic_shapes=shapes, verbose=False)
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            input_names=names,
+            output_names=[_OUTPUT],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
     assert program is not None
     return cast("bytes", program.model_proto.SerializeToString())
 
@@ -152,27 +176,27 @@ def _compiled(module: _Wrapped, example: tuple[torch.Tensor, ...], names: list[s
 def _plain(data: bytes) -> bytes:
     """Without what tells of the exporting machine (paths, source lines), so that equal modules give equal bytes."""
     model = onnx.ModelProto.FromString(data)
-    waiting: list[Message] = [model]
-    while waiting:
-        message = waiting.pop()
+    for message in messages(model):
         for described in ("doc_string", "metadata_props"):
             if described in message.DESCRIPTOR.fields_by_name:
                 message.ClearField(described)
-        for field, value in message.ListFields():
-            if field.message_type is not None:
-                waiting.extend([value] if isinstance(value, Message) else value)
-    return model.SerializeToString(deterministic=True)
+    return cast("bytes", model.SerializeToString(deterministic=True))
 
 
 def _check_output(module: _Wrapped, example: tuple[torch.Tensor, ...]) -> None:
     try:
         output = module(*example)
     except Exception as error:
-        raise ArtifactError(f"the network refuses the example: {type(error).__name__}: {error}", received=", ".join(str(tuple(tensor.shape)) for tensor in example)) from error
+        raise ArtifactError(
+            f"the network refuses the example: {type(error).__name__}: {error}",
+            received=", ".join(str(tuple(tensor.shape)) for tensor in example),
+        ) from error
     if not isinstance(output, torch.Tensor) or output.ndim not in (1, 2) or len(output) != len(example[0]):
         raise ArtifactError(
             "a network answers with one tensor, (rows,) or (rows, classes)",
-            received=f"{tuple(output.shape)} for {len(example[0])} rows" if isinstance(output, torch.Tensor) else type(output).__name__,
+            received=f"{tuple(output.shape)} for {len(example[0])} rows"
+            if isinstance(output, torch.Tensor)
+            else type(output).__name__,
         )
 
 
@@ -181,7 +205,8 @@ def _check_equal(network: Network, module: _Wrapped, example: tuple[torch.Tensor
         batch = tuple(tensor[rows] for tensor in example)
         wanted = module(*batch).cpu().numpy()
         answered = network({name: tensor.cpu().contiguous().numpy() for name, tensor in zip(names, batch, strict=True)})
-        if answered.shape != wanted.shape or not np.allclose(answered, wanted, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(wanted).max()))):
+        within = 1e-4 * max(1.0, float(np.abs(wanted).max()))
+        if answered.shape != wanted.shape or not np.allclose(answered, wanted, rtol=1e-3, atol=within):
             raise ArtifactError(f"ONNX Runtime answers {len(batch[0])} rows otherwise than the module does")
 
 
@@ -200,7 +225,11 @@ def _parameter(module: torch.nn.Module) -> str:
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             return parameter.name
-    raise ArtifactError("forward takes no tensor by position", received=str(inspect.signature(module.forward)), remedy="give the example as a dict of tensors by name")
+    raise ArtifactError(
+        "forward takes no tensor by position",
+        received=str(inspect.signature(module.forward)),
+        remedy="give the example as a dict of tensors by name",
+    )
 
 
 def _at_least_two(example: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -225,7 +254,8 @@ def _weights(module: torch.nn.Module) -> bytes:
 def _tensors(data: bytes) -> dict[str, torch.Tensor]:
     tensors = safetensors.torch.load(data)
     header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
-    return tensors | {name: tensors[original] for name, original in msgspec.json.decode(header.metadata[_ALIASES], type=dict[str, str]).items()}
+    aliases = msgspec.json.decode(header.metadata[_ALIASES], type=dict[str, str])
+    return tensors | {name: tensors[original] for name, original in aliases.items()}
 
 
 @contextmanager
