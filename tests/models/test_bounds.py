@@ -111,7 +111,12 @@ def test_it_is_refused_when_an_artifact_is_read() -> None:
 
 @pytest.mark.parametrize(
     "estimator",
-    [SVR(), KNeighborsRegressor(algorithm="ball_tree"), GradientBoostingRegressor(), HistGradientBoostingRegressor()],
+    [
+        SVR(),
+        KNeighborsRegressor(algorithm="ball_tree"),
+        GradientBoostingRegressor(n_estimators=3),
+        HistGradientBoostingRegressor(max_iter=3),
+    ],
     ids=lambda it: type(it).__name__,
 )
 def test_an_honest_estimator_passes(estimator: Any) -> None:

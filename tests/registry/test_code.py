@@ -87,7 +87,7 @@ def changes_key(ws: Workspace, project: Path) -> Change:
         ("recipe.py", "What this recipe is for.", "Another docstring."),
         ("recipe.py", '"late",\n', '"late", '),
         ("recipe.py", 'PolicyApproval("gates")', 'PolicyApproval("committee")'),
-        ("recipe.py", "    operate=vd.Operate(approval=vd.PolicyApproval(\"gates\")),\n", ""),
+        ("recipe.py", '    operate=vd.Operate(approval=vd.PolicyApproval("gates")),\n', ""),
         ("recipe.py", '"roc_auc"', '"f1"'),
         ("recipe.py", "    operate", '    evaluation=vd.Evaluation(cohorts=["carrier"]),\n    operate'),
         ("recipe.py", "return strict(value)", "return strict(value) + 1"),

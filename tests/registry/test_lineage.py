@@ -1,3 +1,4 @@
+import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -101,7 +102,10 @@ def test_the_moves_of_its_aliases_are_told_with_where_they_went(
     other = register(ws, model="late", run=run.id, artifact=ARTIFACT, report=None)
     move_state(ws, other.reference, VersionState.CANDIDATE, reason="", actor="ann")
     approve(ws, other.reference, reason="", actor="ann")
-    for move in (lambda: promote(ws, "late/2", reason="newer", actor="ann"), lambda: rollback(ws, "late", reason="worse", actor="ann")):
+    for move in (
+        lambda: promote(ws, "late/2", reason="newer", actor="ann"),
+        lambda: rollback(ws, "late", reason="worse", actor="ann"),
+    ):
         assert isinstance(ws.clock, ManualClock)
         ws.clock.advance(timedelta(hours=1))
         move()
@@ -122,8 +126,6 @@ def test_a_tracked_run_without_data_or_report_has_a_trace_too(ws: Workspace, mak
 
 
 def test_a_record_that_was_changed_by_hand_is_named(ws: Workspace, version: Version) -> None:
-    import sqlite3
-
     with sqlite3.connect(ws.store / "ledger.db") as ledger:
         ledger.execute("update record set payload = replace(payload, '\"seed\":7', '\"seed\":8') where kind = 'run'")
     ledger.close()

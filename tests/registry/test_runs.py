@@ -165,6 +165,7 @@ ATTEMPT = """if True:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_begin_attempts_at_once_never_get_the_same_number(ws: Workspace, make_run: MakeRun) -> None:
     run = start(ws, make_run())
     command = [sys.executable, "-c", ATTEMPT, str(ws.root), run.id]

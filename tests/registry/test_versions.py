@@ -129,7 +129,7 @@ def together(command: list[str], count: int) -> list[str]:
 @pytest.mark.slow
 def test_numbers_have_no_gaps_when_eight_processes_race(ws: Workspace) -> None:
     lines = together([sys.executable, "-c", REGISTER, str(ws.root)], 8)
-    numbers = {run: number for run, number in (line.split() for line in lines)}
+    numbers = dict(line.split() for line in lines)
     assert len(lines) == 80
     assert len(set(lines)) == len(numbers) == 45  # 8 * 5 runs of their own, and 5 that all of them register
     assert sorted(int(number) for number in numbers.values()) == list(range(1, 46))
@@ -168,10 +168,6 @@ def test_only_an_approved_version_is_promoted(ws: Workspace, state: VersionState
     with pytest.raises(StateError, match="only an approved version"):
         promote(ws, version.reference, **WHY)
     assert find_alias(ws, "late", "champion") is None
-
-
-class Interrupted(Exception):
-    """Stands for whatever else happens between a read and a commit."""
 
 
 def meanwhile(ws: Workspace, action: Callable[[], object]) -> Workspace:

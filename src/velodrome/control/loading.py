@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
+from sklearn.base import BaseEstimator, clone
 
 from velodrome.core.config import CONFIG_NAME
 from velodrome.core.errors import NotFound, RecipeError, VelodromeError, nearest
@@ -81,12 +82,22 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _replaced(value: Any, path: list[str], new: Any, whole: str) -> Any:
-    name = path[0]
-    if not isinstance(value, msgspec.Struct) or name not in value.__struct_fields__:
-        known = value.__struct_fields__ if isinstance(value, msgspec.Struct) else ()
+    name, known = path[0], _settings(value)
+    if name not in known:
         raise RecipeError(f"{whole} leads to no field of the recipe", received=name, remedy=nearest(name, known))
-    inner = _replaced(getattr(value, name), path[1:], new, whole) if path[1:] else new
-    return type(value)(**({field: getattr(value, field) for field in value.__struct_fields__} | {name: inner}))
+    inner = _replaced(known[name], path[1:], new, whole) if path[1:] else new
+    if isinstance(value, BaseEstimator):
+        return clone(value).set_params(**{name: inner})
+    return type(value)(**(known | {name: inner}))
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    """What can be set in a value of a recipe: the fields of a struct, the parameters of an estimator."""
+    if isinstance(value, BaseEstimator):
+        return dict(value.get_params(deep=False))
+    return (
+        {field: getattr(value, field) for field in value.__struct_fields__} if isinstance(value, msgspec.Struct) else {}
+    )
 
 
 def _execute(file: Path, root: Path) -> ModuleType:

@@ -106,9 +106,7 @@ def run(
 def _decide(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> _Decision:
     judged = judge_run(ws, declared, judge)
     final = train(ws, declared, judge=judge, fresh=fresh) if judged.passed and declared.recipe.refit else judge
-    version = register(
-        ws, model=declared.recipe.name, run=final.run.id, artifact=final.artifact, report=judged.report
-    )
+    version = register(ws, model=declared.recipe.name, run=final.run.id, artifact=final.artifact, report=judged.report)
     _settle(ws, declared, version, judged)
     decision = _Decision(version.reference, judged.report, judged.verdicts)
     subject = _subject(declared, judge)

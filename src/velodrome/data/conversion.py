@@ -2,28 +2,19 @@
 
 A conversion never drops a part of a number: 1.5 is no integer, "abc" is no number, 2**40 is no int32. What does not convert
 becomes null, and the caller, who still has the value, tells. Text is converted where a file's reader left it as text: numbers
-with spaces around them, dates and times of ISO 8601 or with the day before the month (as the reader takes them), yes/no.
+with spaces around them, dates and times that can be read in one way only, yes/no.
 Cost: nothing for a column that has its type already; one cast for the others, one for each format of a time in text.
 """
 
 import polars as pl
 
 from velodrome.core.errors import SchemaError
+from velodrome.data.inference import parse_time
 from velodrome.data.schema import DTYPES
 
 __all__ = ["convert", "is_present"]
 
 _TRUTH = {word: word in {"true", "t", "yes", "y", "1"} for word in "true t yes y 1 false f no n 0".split()}
-_TIME_FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%d %H:%M",
-    "%Y-%m-%d",
-    "%Y/%m/%d %H:%M:%S%.f",
-    "%Y/%m/%d",
-    "%d/%m/%Y",
-    "%d.%m.%Y",
-    "%Y%m%d",
-)
 
 
 def convert(name: str, source: pl.DataType, target: str) -> pl.Expr:
@@ -71,20 +62,12 @@ def _from_text(column: pl.Expr, target: str) -> pl.Expr:
     if target == "boolean":
         return text.str.to_lowercase().replace_strict(_TRUTH, default=None, return_dtype=pl.Boolean)
     if target in ("date", "datetime"):
-        return _time_from_text(text).cast(DTYPES[target])
+        return parse_time(text).cast(DTYPES[target])
     number = text.cast(pl.Float64, strict=False)
     if target in ("float32", "float64"):
         return number.cast(DTYPES[target])
     whole = pl.coalesce(text.cast(pl.Int64, strict=False), _whole(number).cast(pl.Int64, strict=False))
     return whole.cast(DTYPES[target], strict=False)
-
-
-def _time_from_text(text: pl.Expr) -> pl.Expr:
-    """Datetimes in UTC where the text has an offset from it, else as they stand."""
-    plain = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
-    offset = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", time_unit="us", strict=False)
-    formats = [plain.str.to_datetime(form, time_unit="us", strict=False) for form in _TIME_FORMATS]
-    return pl.coalesce(*formats, offset.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
 
 
 def _from_number(column: pl.Expr, source: pl.DataType, target: str) -> pl.Expr | None:

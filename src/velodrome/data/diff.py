@@ -11,12 +11,15 @@ import polars as pl
 
 from velodrome.core.digest import Digest
 from velodrome.data.profile import ColumnProfile, Profile
-from velodrome.data.schema import Column
+from velodrome.data.schema import DTYPES, Column
 from velodrome.data.snapshots import Snapshot, fragments_of, scan_use
 from velodrome.store.ledger import digest_record, read_record
 from velodrome.store.workspace import Workspace
 
-__all__ = ["ProfileChange", "RowCounts", "SnapshotDiff", "TypeChange", "changed_rows", "diff"]
+__all__ = ["ProfileChange", "RowCounts", "SnapshotDiff", "TypeChange", "changed_rows", "compare_rows", "diff"]
+
+
+_AFTER = "__after"
 
 
 class TypeChange(msgspec.Struct, frozen=True):
@@ -112,30 +115,37 @@ def changed_rows(ws: Workspace, before: Snapshot, after: Snapshot) -> pl.DataFra
     if key is None or key != after.key:
         return None
     types = {column.name: column.dtype for column in before.columns}
-    same = [column.name for column in after.columns if types.get(column.name) == column.dtype and column.name != key]
-    old = _own_rows(ws, before, after, key, same)
-    new = _own_rows(ws, after, before, key, same)
-    if types[key] != {column.name: column.dtype for column in after.columns}[key]:
-        old, new = old.with_columns(pl.col(key).cast(pl.String)), new.with_columns(pl.col(key).cast(pl.String))
-    pairs = old.join(new, on=key, how="inner", suffix="__after")
-    differs = [pl.when(pl.col(name).ne_missing(pl.col(f"{name}__after"))).then(pl.lit(name)) for name in same]
-    names = pl.concat_str(differs, separator=", ", ignore_nulls=True) if differs else pl.lit("")
-    changed = pairs.select(pl.lit("changed").alias("change"), key, names.alias("columns")).filter(
-        pl.col("columns") != ""
-    )
-    added = new.join(old, on=key, how="anti").select(pl.lit("added").alias("change"), key, pl.lit("").alias("columns"))
-    removed = old.join(new, on=key, how="anti").select(
-        pl.lit("removed").alias("change"), key, pl.lit("").alias("columns")
-    )
-    return pl.concat([added, removed, changed]).sort("change", key)
+    common = [column.name for column in after.columns if types.get(column.name) == column.dtype and column.name != key]
+    old, new = _own_rows(ws, before, after, [key, *common]), _own_rows(ws, after, before, [key, *common])
+    if old.schema[key] != new.schema[key]:
+        old, new = (rows.with_columns(pl.col(key).cast(pl.String)) for rows in (old, new))
+    return compare_rows(old, new, key)
 
 
-def _own_rows(ws: Workspace, mine: Snapshot, other: Snapshot, key: str, columns: Sequence[str]) -> pl.DataFrame:
-    """The rows of the fragments that only one of the snapshots has, each key once."""
-    uses = [use for use in mine.fragments if use not in other.fragments]
-    parts = [scan_use(ws, mine, use).select(key, *columns) for use in uses or mine.fragments[:1]]
-    rows = pl.concat(parts).collect() if uses else parts[0].clear().collect()
-    return rows.unique(subset=key, keep="first", maintain_order=True)
+def compare_rows(old: pl.DataFrame, new: pl.DataFrame, key: str) -> pl.DataFrame:
+    """As `changed_rows`, for two frames with the same columns."""
+    old, new = (rows.unique(subset=key, keep="first", maintain_order=True) for rows in (old, new))
+    pairs = old.join(new, on=key, how="inner", nulls_equal=True, suffix=_AFTER)
+    differs = [
+        pl.when(pl.col(name).ne_missing(pl.col(f"{name}{_AFTER}"))).then(pl.lit(name))
+        for name in old.columns
+        if name != key
+    ]
+    changed = pl.concat_str(differs, separator=", ", ignore_nulls=True) if differs else pl.lit("")
+    parts = {
+        "added": new.join(old, on=key, how="anti", nulls_equal=True).select(key, columns=pl.lit("")),
+        "removed": old.join(new, on=key, how="anti", nulls_equal=True).select(key, columns=pl.lit("")),
+        "changed": pairs.select(key, columns=changed).filter(pl.col("columns") != ""),
+    }
+    told = [rows.select(pl.lit(kind).alias("change"), key, "columns") for kind, rows in parts.items()]
+    return pl.concat(told).sort("change", key)
+
+
+def _own_rows(ws: Workspace, mine: Snapshot, other: Snapshot, columns: Sequence[str]) -> pl.DataFrame:
+    """The rows of the fragments that only one of the snapshots has; of the others nothing is read."""
+    types = {column.name: DTYPES[column.dtype] for column in mine.columns}
+    parts = [scan_use(ws, mine, use).select(columns).collect() for use in mine.fragments if use not in other.fragments]
+    return pl.concat([pl.DataFrame(schema={name: types[name] for name in columns}), *parts])
 
 
 def _profile_changes(ws: Workspace, before: Snapshot, after: Snapshot) -> tuple[ProfileChange, ...]:

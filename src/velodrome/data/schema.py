@@ -78,9 +78,9 @@ def in_types(columns: Iterable[Column], own: Iterable[Column]) -> Iterator[pl.Ex
     """Expressions for `columns`, of a frame that has them in the types of its `own`, which `unify` has seen."""
     empty = {column.name for column in own if column.dtype == "null"}
     for column in columns:
-        dtype = DTYPES[column.dtype]
-        value = pl.lit(None, dtype) if column.name in empty else pl.col(column.name).cast(dtype)
-        yield value.alias(column.name)
+        value, dtype = pl.col(column.name), DTYPES[column.dtype]
+        nothing = pl.when(value.is_null()).then(pl.lit(None, dtype))  # as long as the column, which a literal is not
+        yield (nothing if column.name in empty else value.cast(dtype)).alias(column.name)
 
 
 def require_column(name: str, known: Iterable[str], asked_by: str) -> None:

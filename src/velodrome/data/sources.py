@@ -1,8 +1,8 @@
 """Where data comes from: files named by globs. The only place that reads the files of users, by their endings.
 
-Parquet brings its types. CSV has none, so they are inferred from the first 10,000 rows, and from all rows where a later one
-does not fit: the outcome depends on the bytes alone. A file is read whole: memory is bounded by the largest file, so let a
-large dataset be many files. Cost: one parse, 100 to 500 MB/s; a CSV whose first rows mislead is parsed twice.
+Parquet brings its types. CSV has none, so they are inferred: a column has a type if all its values have it. A file is read
+whole: memory is bounded by the largest file, so let a large dataset be many files. Cost: one parse; a CSV file whose first
+10,000 rows mislead is parsed twice.
 """
 
 import glob
@@ -10,11 +10,13 @@ import gzip
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from velodrome.core.errors import SourceError, nearest
 from velodrome.core.values import Value
+from velodrome.data.inference import infer_times, infer_types
 from velodrome.store.workspace import Workspace
 
 __all__ = ["NULL_WORDS", "SUFFIXES", "Files", "list_files", "read_user_file", "scan_rows", "shown_name"]
@@ -25,8 +27,7 @@ SUFFIXES = (".parquet", ".csv", ".csv.gz")
 NULL_WORDS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")
 """What stands for a missing value in a CSV file."""
 
-_INFERENCE = ((10_000, True), (None, True), (None, False))
-"""How often types are inferred, from how many rows (None: all), and whether text may become a date."""
+_PROBE = 10_000
 
 
 class Files(Value, frozen=True, tag="files"):
@@ -114,24 +115,18 @@ def _require_known_suffix(path: Path) -> None:
 
 
 def _read_csv(path: Path, text: Collection[str]) -> pl.DataFrame:
+    """Types from the first rows where they hold for all, else from all rows."""
     separator = _separator(path)
-    header = pl.read_csv(path, separator=separator, n_rows=0, glob=False).columns
-    overrides = {name: pl.String() for name in header if name in text}
-    for attempt, (rows, dates) in enumerate(_INFERENCE, start=1):
-        try:
-            return pl.read_csv(
-                path,
-                separator=separator,
-                null_values=list(NULL_WORDS),
-                schema_overrides=overrides,
-                infer_schema_length=rows,
-                try_parse_dates=dates,
-                glob=False,
-            ).rechunk()
-        except pl.exceptions.PolarsError:
-            if attempt == len(_INFERENCE):
-                raise
-    raise AssertionError("the last attempt returns or raises")
+
+    def read(**options: Any) -> pl.DataFrame:
+        return pl.read_csv(path, separator=separator, null_values=list(NULL_WORDS), glob=False, **options)
+
+    overrides = {name: pl.String() for name in read(n_rows=0).columns if name in text}
+    try:
+        typed = read(infer_schema_length=_PROBE, schema_overrides=overrides)
+    except pl.exceptions.PolarsError:
+        typed = infer_types(read(infer_schema=False), but=text)
+    return infer_times(typed, but=text).rechunk()
 
 
 def _separator(path: Path) -> str:

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
@@ -96,7 +95,7 @@ def vet(data: bytes) -> None:
     """
     try:
         model = onnx.ModelProto.FromString(data)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's own error, which onnx does not hand on
         raise ArtifactError(
             f"{ONNX_FILE} is no ONNX model: {error}", remedy="restore it from a backup, or train again"
         ) from error
@@ -114,15 +113,15 @@ def vet(data: bytes) -> None:
             )
 
 
-def messages(root: Message) -> Iterator[Message]:
-    """Every message inside `root`, wherever it hides: initialisers, attributes, bodies of loops, functions."""
+def messages(root: Any) -> Iterator[Any]:
+    """Every protobuf message inside `root`, wherever it hides: initialisers, attributes, bodies of loops, functions."""
     waiting = [root]
     while waiting:
         message = waiting.pop()
         yield message
         for field, value in message.ListFields():
             if field.message_type is not None:
-                waiting.extend([value] if isinstance(value, Message) else value)
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
 
 
 def _vet_tensor(tensor: onnx.TensorProto) -> None:

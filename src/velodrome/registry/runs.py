@@ -59,7 +59,7 @@ _COLUMNS: dict[str, pl.DataType] = {
     "started": pl.Datetime("us", "UTC"),
     **dict.fromkeys(("steps", "rows"), _INTEGER),
     "seconds": pl.Float64(),
-    **dict.fromkeys(("artifact", "snapshot", "code", "environment"), _TEXT),
+    **dict.fromkeys(("artifact", "weights", "history", "key", "snapshot", "code", "environment"), _TEXT),
     "seed": _INTEGER,
     **dict.fromkeys(("owner", "judge"), _TEXT),
 }

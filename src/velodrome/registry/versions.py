@@ -231,7 +231,7 @@ def resolve(ws: Workspace, reference: str) -> Version:
     """
     model, alias, number = _parsed(ws, reference)
     _require_model(ws, model)
-    if alias:
+    if alias is not None:
         found = find_alias(ws, model, alias)
         if found is None:
             known = [pointer.subject.partition("@")[2] for pointer in ws.ledger.pointers(_alias(model, ""))]
@@ -324,20 +324,20 @@ def _promotions(events: Iterable[Event]) -> list[str]:
     return stack
 
 
-def _parsed(ws: Workspace, reference: str) -> tuple[str, str, str]:
-    """Model, alias and number of a reference; those that it does not say are empty."""
+def _parsed(ws: Workspace, reference: str) -> tuple[str, str | None, str | None]:
+    """Model, alias and number of a reference; None for what it does not say."""
     if "@" in reference:
         model, _, alias = reference.partition("@")
-        return model, alias, ""
+        return model, alias, None
     if "/" in reference:
         model, _, number = reference.partition("/")
         if not re.fullmatch(r"[1-9][0-9]*", number):
             raise NotFound("a version's number is 1, 2, ...", received=reference, remedy=f"write {model}/1")
-        return model, "", number
+        return model, None, number
     models = _models(ws)
     if reference not in models and len(models) == 1 and find_alias(ws, models[0], reference):
-        return models[0], reference, ""
-    return reference, "", ""
+        return models[0], reference, None
+    return reference, None, None
 
 
 def _meant(ws: Workspace, model: str) -> Version:

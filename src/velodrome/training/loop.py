@@ -69,6 +69,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     patience: int | None = None
     minimum_change: float = 0.0
 
+    def evaluates_after(self, step: int) -> bool:
+        return self.evaluate_every > 0 and step % self.evaluate_every == 0
+
+    def saves_after(self, step: int) -> bool:
+        at_checkpoint = self.checkpoint_every > 0 and step % self.checkpoint_every == 0
+        return at_checkpoint or step == self.stop_at or self.evaluates_after(step)
+
 
 def train(
     plan: Plan,
@@ -95,8 +102,7 @@ def train(
     module.train()
     now = clock.monotonic()
     for ids, inputs, target in batches.batches_from(memory.step) if _goes_on(plan, memory) else ():
-        begun, now = now, clock.monotonic()
-        waited = now - begun
+        begun, ready = now, clock.monotonic()
         # forward
         loss = loss_of(inputs, target)
         # backward
@@ -118,17 +124,12 @@ def train(
         memory = Memory(memory.step + 1, memory.best, memory.best_step, memory.waited, memory.stopped)
         # log
         now = clock.monotonic()
-        recorder.log(memory.step, loss=value, gradient_norm=norm, lr=lr, data_wait=waited, step_time=now - begun)
+        recorder.log(memory.step, loss=value, gradient_norm=norm, lr=lr, data_wait=ready - begun, step_time=now - begun)
         # evaluate
-        at_evaluation = plan.evaluate_every and memory.step % plan.evaluate_every == 0
-        if at_evaluation:
+        if plan.evaluates_after(memory.step):
             memory = _judged(plan, memory, _evaluated(module, evaluate, recorder, memory.step))
         # checkpoint
-        if (
-            at_evaluation
-            or memory.step == plan.stop_at
-            or (plan.checkpoint_every and memory.step % plan.checkpoint_every == 0)
-        ):
+        if plan.saves_after(memory.step):
             save(memory)
             now = clock.monotonic()
         task.advance(1, f"loss {value:.4f}")

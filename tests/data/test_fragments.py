@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from velodrome.core.errors import ContractError, SourceError
+from velodrome.data.contracts import Between, Contract, NotNull, Types, Unique
+from velodrome.data.deliveries import Delivery, look
+from velodrome.data.fragments import (
+    Fragment,
+    derive_fragment,
+    find_fragment,
+    fragment_name,
+    quarantined_rows,
+    read_judged,
+    scan_fragment,
+)
+from velodrome.data.judging import REASON, ROW
+from velodrome.store.ledger import digest_record
+from velodrome.store.workspace import Workspace, open_folder
+
+CONTRACT = Contract([Types({"code": "string", "n": "int64"}), Between("n", 0)])
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    return open_folder(tmp_path)
+
+
+def deliver(ws: Workspace, text: str = "code,n\n007,1\n008,-1\n009,x\n", name: str = "a.csv") -> Delivery:
+    (ws.root / name).write_text(text, encoding="utf-8")
+    return look(ws, [ws.root / name])[0]
+
+
+def test_a_fragment_has_the_rows_that_hold_and_the_others(ws: Workspace) -> None:
+    fragment = derive_fragment(ws, deliver(ws), CONTRACT)
+    assert scan_fragment(ws, fragment).collect().rows() == [("007", 1)]
+    aside = quarantined_rows(ws, fragment)
+    assert aside is not None
+    assert aside.drop(REASON).rows() == [("008", "-1", 2), ("009", "x", 3)]
+    assert aside[ROW].dtype == pl.UInt32
+    assert (fragment.file, fragment.rows, fragment.quarantined) == ("a.csv", 1, 2)
+
+
+def test_nothing_in_quarantine_is_no_blob(ws: Workspace) -> None:
+    fragment = derive_fragment(ws, deliver(ws, "code,n\n1,1\n"), CONTRACT)
+    assert fragment.quarantine is None
+    assert quarantined_rows(ws, fragment) is None
+
+
+def test_a_fragment_is_found_by_its_name_and_points_at_its_blobs(ws: Workspace) -> None:
+    delivery = deliver(ws)
+    assert find_fragment(ws, fragment_name(delivery.digest, CONTRACT)) is None
+    fragment = derive_fragment(ws, delivery, CONTRACT)
+    assert fragment.name == fragment_name(delivery.digest, CONTRACT)
+    assert find_fragment(ws, fragment.name) == fragment
+    edges = {edge.role: edge.dst for edge in ws.ledger.edges(digest_record(fragment))}
+    assert edges == {"rows": fragment.content, "quarantine": fragment.quarantine}
+
+
+def test_the_name_depends_on_bytes_and_on_rules_for_single_rows(ws: Workspace) -> None:
+    source = deliver(ws).digest
+    name = fragment_name(source, CONTRACT)
+    assert fragment_name(source, Contract([*CONTRACT.rules, Unique("n")])) == name
+    assert fragment_name(source, Contract([*CONTRACT.rules, NotNull("n")])) != name
+    assert fragment_name(deliver(ws, "code,n\n1,1\n", "b.csv").digest, CONTRACT) != name
+
+
+def test_whoever_derives_first_is_shared_by_all(ws: Workspace) -> None:
+    first = derive_fragment(ws, deliver(ws), CONTRACT)
+    assert derive_fragment(ws, deliver(ws, name="copy.csv"), CONTRACT) == first
+
+
+def test_a_rule_that_stops_leaves_nothing(ws: Workspace) -> None:
+    contract = Contract([Types({"n": "int64"}), Between("n", 0, action="stop")])
+    with pytest.raises(ContractError, match=r"a\.csv"):
+        derive_fragment(ws, deliver(ws), contract)
+    assert ws.ledger.records(Fragment.kind()) == []
+    assert list(ws.blobs.list()) == []
+
+
+def test_reading_stores_nothing(ws: Workspace) -> None:
+    assert read_judged(deliver(ws), CONTRACT).accepted.height == 1
+    assert list(ws.blobs.list()) == []
+
+
+def test_a_file_that_changed_since_it_was_named_is_refused(ws: Workspace) -> None:
+    delivery = deliver(ws)
+    deliver(ws, "code,n\n1,1\n")
+    with pytest.raises(SourceError, match="changed while it was read"):
+        derive_fragment(ws, delivery, CONTRACT)
+
+
+def test_a_quarantined_number_of_128_bits_is_kept(ws: Workspace) -> None:
+    fragment = derive_fragment(ws, deliver(ws, f"id\n1\n{2**100}\n"), Contract())
+    aside = quarantined_rows(ws, fragment)
+    assert aside is not None
+    assert int(aside["id"][0]) == 2**100
