@@ -233,7 +233,8 @@ def test_every_delivered_row_is_in_the_snapshot_or_in_quarantine(
         kept, aside = scan(ws, snapshot).collect(), quarantine(ws, snapshot)
         assert sorted([*kept.rows(), *aside.select("id", "x", "word").rows()], key=str) == sorted(rows, key=str)
         assert (kept.height, aside.height) == (snapshot.rows, snapshot.quarantined) == (report.rows, report.quarantined)
-        assert snapshot.violations == report.violations
+        told = [(one.rule, one.action, one.rows) for one in report.violations]
+        assert [(one.rule, one.action, one.rows) for one in snapshot.violations] == told
         assert kept["id"].is_unique().all()
         assert not aside["reason"].has_nulls()
 
@@ -337,7 +338,7 @@ def test_quarantined_rows_keep_file_place_reason_and_values(ws: Workspace) -> No
         ("data/a.csv", 2, "distance: -5 is not at least 0", 2, -5),
         ("data/a.csv", 3, "carrier is missing", 3, 300),
         ("data/b.csv", 1, "distance: -1 is not at least 0", 9, -1),
-        ("data/b.csv", 2, "id: 1 was there before", 1, 5),
+        ("data/b.csv", 2, "id was there before", 1, 5),
     ]
 
 
@@ -425,7 +426,7 @@ def test_a_snapshot_is_found_by_name_and_by_the_beginning_of_its_digest(ws: Work
 
 def test_a_beginning_that_fits_several_snapshots_is_refused(ws: Workspace) -> None:
     digests = []
-    for number in range(40):
+    for number in range(17):  # one more than there are first letters
         deliver(ws, a=f"n\n{number}\n")
         digests.append(take_snapshot(ws, dataset()).digest)
     first = [digest[0] for digest in digests]

@@ -42,10 +42,11 @@ def test_a_file_with_the_letters_of_a_pattern_in_its_name_is_found(ws: Workspace
     assert read_user_file(path).height == 1
 
 
-def test_a_link_is_called_what_the_user_calls_it(ws: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pattern", ["mine.csv", "m*.csv", "../project/mine.csv"])
+def test_a_link_is_called_what_the_user_calls_it(ws: Workspace, tmp_path: Path, pattern: str) -> None:
     target = csv(tmp_path, "a\n1\n", "elsewhere.csv")
     (ws.root / "mine.csv").symlink_to(target)
-    (found,) = list_files(ws, Files("mine.csv"))
+    (found,) = list_files(ws, Files(pattern))
     assert shown_name(ws, found) == "mine.csv"
 
 

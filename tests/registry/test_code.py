@@ -211,6 +211,13 @@ def test_modules_are_found_in_the_root_beside_the_recipe_in_src_and_on_the_path(
     assert set(read_tree(ws.blobs, captured.code)) == set(files)
 
 
+def test_a_script_of_a_package_takes_its_package_with_it(ws: Workspace, tmp_path: Path) -> None:
+    files = {"pkg/__init__.py": "", "pkg/sub/__init__.py": "", "pkg/sub/train.py": "from .. import a", "pkg/a.py": ""}
+    root = write(tmp_path, files)
+    captured = capture(ws, root / "pkg/sub/train.py", root)
+    assert set(read_tree(ws.blobs, captured.code)) == set(files) - {"pkg/sub/__init__.py"}
+
+
 def test_a_project_that_moved_has_the_same_key(ws: Workspace, tmp_path: Path) -> None:
     one, two = write(tmp_path / "one", FILES), write(tmp_path / "two", FILES)
     assert capture(ws, one / "recipe.py", one) == capture(ws, two / "recipe.py", two)

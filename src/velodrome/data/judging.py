@@ -20,15 +20,7 @@ from velodrome.data.contracts import Action, Between, Contract, NotNull, OneOf, 
 from velodrome.data.conversion import convert, is_present
 from velodrome.data.schema import DTYPES, require_column, stored_as
 
-__all__ = [
-    "REASON",
-    "ROW",
-    "Judged",
-    "Violation",
-    "judge",
-    "refuse",
-    "total",
-]
+__all__ = ["EXAMPLES", "REASON", "ROW", "Judged", "Violation", "judge", "refuse", "total"]
 
 ROW, REASON = "__row", "__reason"
 """Columns of quarantined rows beside those of the file: the row's number in it, from 1, and the reasons."""

@@ -81,7 +81,8 @@ class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
     Attributes:
         rows, quarantined: rows in it, and rows kept aside (repeated ones among them).
         warnings: rows that break a rule whose action is to warn, counted once for each rule.
-        violations: every broken rule with its rows.
+        violations: every broken rule with its rows; examples are with the fragments, since how a library writes a value
+            must not change the digest.
         time_from, time_to: extremes of the time column, in that column's own zone; None without one.
         contract: blob of the contract's canonical JSON.
         profile: the Profile record.
@@ -347,7 +348,7 @@ def _compose(ws: Workspace, dataset: Dataset, fragments: list[Fragment], contrac
         rows=rows,
         quarantined=quarantined,
         warnings=sum(found.rows for found in violations if found.action == "warn"),
-        violations=violations,
+        violations=tuple(Violation(found.rule, found.action, found.rows) for found in violations),
         time_from=time_from,
         time_to=time_to,
         contract=contract,

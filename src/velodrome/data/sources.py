@@ -92,7 +92,7 @@ def _match(root: Path, pattern: str) -> list[Path]:
     if whole.is_file():
         return [_plain(whole)]
     spelled = pattern if Path(pattern).is_absolute() else str(Path(glob.escape(str(root))) / pattern)
-    found = [path.resolve() for path in map(Path, glob.glob(spelled, recursive=True)) if path.is_file()]
+    found = [_plain(path) for path in map(Path, glob.glob(spelled, recursive=True)) if path.is_file()]
     if not found:
         neighbours = [path.name for path in whole.parent.glob("*")] if whole.parent.is_dir() else []
         raise SourceError(

@@ -25,7 +25,7 @@ class Repeats:
 
     Attributes:
         rows: for each frame the row numbers (from 0, ascending, int64) that are excluded.
-        reasons: for each frame why, one text for each row.
+        reasons: for each frame why, one text for each row; it names the columns, whose values the row has.
     """
 
     rows: tuple[npt.NDArray[np.int64], ...]
@@ -45,11 +45,13 @@ def find_repeats(rules: Iterable[Unique], frames: Sequence[pl.DataFrame]) -> Rep
     for rule in rules:
         keys = whole.select(names_of(rule.columns))
         repeated = _repeated(keys, excluded=list(reasons))
-        if len(repeated):
-            told = _tell_repeats(keys, repeated)
-            violations.append(Violation(f"unique({', '.join(keys.columns)})", rule.action, len(told), told[:EXAMPLES]))
-            if rule.action == "quarantine":
-                reasons |= dict(zip(repeated.tolist(), told, strict=True))
+        if not len(repeated):
+            continue
+        named = ", ".join(keys.columns)
+        told = _tell(keys[repeated[:EXAMPLES]], named)
+        violations.append(Violation(f"unique({named})", rule.action, len(repeated), told))
+        if rule.action == "quarantine":
+            reasons |= dict.fromkeys(repeated.tolist(), f"{named} was there before")
     return _by_frame(reasons, [frame.height for frame in frames], tuple(violations))
 
 
@@ -85,9 +87,9 @@ def _later(keys: pl.DataFrame) -> npt.NDArray[np.int64]:
     return keys.select((~key.is_first_distinct()).arg_true()).to_series().to_numpy().astype(np.int64)
 
 
-def _tell_repeats(keys: pl.DataFrame, rows: npt.NDArray[np.int64]) -> tuple[str, ...]:
-    names, values = ", ".join(keys.columns), pl.concat_str(pl.all().cast(pl.String), separator=", ")
-    return tuple(keys[rows].select(pl.format("{}: {} was there before", pl.lit(names), values)).to_series())
+def _tell(keys: pl.DataFrame, named: str) -> tuple[str, ...]:
+    values = pl.concat_str(pl.all().cast(pl.String), separator=", ")
+    return tuple(keys.select(pl.format("{}: {} was there before", pl.lit(named), values)).to_series())
 
 
 def _by_frame(reasons: dict[int, str], heights: Sequence[int], violations: tuple[Violation, ...]) -> Repeats:
