@@ -22,6 +22,7 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("keep_checkpoints = 'two'", "Expected `int`"),
         ("keep_checkpoints = 0", "at least 1"),
         ("actor = ", "not TOML"),
+        ("actor = 'policy:gates'", "does not begin with"),
     ],
 )
 def test_a_mistake_is_named(text: str, words: str) -> None:

@@ -47,6 +47,12 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
         raise ConfigurationError(f"{where}: {error}", received=repr(table)) from error
     if config.keep_checkpoints < 1:
         raise ConfigurationError(f"{where}: keep_checkpoints is at least 1", received=config.keep_checkpoints)
+    if config.actor.startswith("policy:"):
+        raise ConfigurationError(
+            f"{where}: a person's name does not begin with 'policy:'",
+            received=config.actor,
+            remedy="decisions of policies are recorded under such names",
+        )
     return config
 
 

@@ -28,10 +28,16 @@ class Checkpoint(Record, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class Checkpointer:
-    """Saves the state of one run, one save at a time; the failure of a save is raised by the next call."""
+    """Saves the state of one run, one save at a time; the failure of a save is raised by the next call.
 
-    def __init__(self, ws: Workspace, run: str, attempt: int) -> None:
-        self._ws, self._run, self._attempt = ws, run, attempt
+    Args:
+        flush: makes the histories durable; called in the writing thread before a checkpoint is recorded, so that a restored
+            step always has its history.
+    """
+
+    def __init__(self, ws: Workspace, run: str, attempt: int, flush: Callable[[], object]) -> None:
+        self._ws, self._run, self._attempt, self._flush = ws, run, attempt, flush
+        self._live = checkpoints_of(ws, run)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -58,26 +64,34 @@ class Checkpointer:
 
     def _write(self, step: int, encode: Callable[[], bytes], score: float | None) -> None:
         blob = self._ws.blobs.put(encode())
+        self._flush()
         record = Checkpoint(
             run=self._run, attempt=self._attempt, step=step, blob=blob.digest, size=blob.size, score=score
         )
         digest = digest_record(record)
+        live = sorted([*self._live, record], key=lambda checkpoint: checkpoint.step)
+        kept = _kept(live, self._ws.config.keep_checkpoints)
+        dropped = [checkpoint for checkpoint in live if checkpoint not in kept]
         self._ws.commit(
             Put(record, self._run),
             Link(f"run:{self._run}", digest, "checkpoint"),
-            Append(f"checkpoints:{self._run}", "checkpoint.saved", {"step": step, "checkpoint": digest}),
+            _event(record, "checkpoint.saved"),
+            *(_event(checkpoint, "checkpoint.dropped") for checkpoint in dropped),
         )
-        self._drop_old()
+        self._live = kept
+        for checkpoint in dropped:
+            self._ws.blobs.delete(checkpoint.blob)
 
-    def _drop_old(self) -> None:
-        live = checkpoints_of(self._ws, self._run)
-        scored = [checkpoint for checkpoint in live if checkpoint.score is not None]
-        keep = {checkpoint.blob for checkpoint in live[-self._ws.config.keep_checkpoints :]}
-        keep |= {min(scored, key=lambda checkpoint: (checkpoint.score, checkpoint.step)).blob} if scored else set()
-        for checkpoint in live:
-            if checkpoint.blob not in keep:
-                _retire(self._ws, checkpoint, "checkpoint.dropped")
-                self._ws.blobs.delete(checkpoint.blob)
+
+def _kept(live: list[Checkpoint], newest: int) -> list[Checkpoint]:
+    """The newest few, and the one with the lowest validation loss (the earliest of equals)."""
+    scored = [(checkpoint.score, checkpoint.step) for checkpoint in live if checkpoint.score is not None]
+    best = min(scored)[1] if scored else None
+    return [
+        checkpoint
+        for position, checkpoint in enumerate(live, 1)
+        if position > len(live) - newest or checkpoint.step == best
+    ]
 
 
 def checkpoints_of(ws: Workspace, run: str) -> list[Checkpoint]:
@@ -97,18 +111,11 @@ def newest_verified(ws: Workspace, run: str) -> tuple[Checkpoint, bytes] | None:
     for checkpoint in reversed(checkpoints_of(ws, run)):
         try:
             return checkpoint, ws.blobs.read(checkpoint.blob)
-        except StorageError as error:
-            _retire(
-                ws, checkpoint, "checkpoint.damaged", reason=error.problem
-            )  # its bytes stay, for whoever looks into it
+        except StorageError as error:  # its bytes stay, for whoever looks into it
+            ws.commit(_event(checkpoint, "checkpoint.damaged", reason=error.problem))
     return None
 
 
-def _retire(ws: Workspace, checkpoint: Checkpoint, type_: str, **why: str) -> None:
-    ws.commit(
-        Append(
-            f"checkpoints:{checkpoint.run}",
-            type_,
-            {"step": checkpoint.step, "checkpoint": digest_record(checkpoint), **why},
-        )
-    )
+def _event(checkpoint: Checkpoint, type_: str, **why: str) -> Append:
+    body = {"step": checkpoint.step, "checkpoint": digest_record(checkpoint), **why}
+    return Append(f"checkpoints:{checkpoint.run}", type_, body)

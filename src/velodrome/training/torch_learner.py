@@ -132,11 +132,13 @@ def _train(
     batches: TensorBatches,
 ) -> Memory:
     memory = _restored(work, module, optimizer)
-    checkpointer, copy = Checkpointer(work.ws, work.run, work.attempt), StateCopy(module, optimizer)
+    checkpointer, copy = (
+        Checkpointer(work.ws, work.run, work.attempt, work.recorder.flush),
+        StateCopy(module, optimizer),
+    )
 
     def save(memory: Memory) -> None:
         checkpointer.wait()
-        work.recorder.flush()
         facts = {
             "run": work.run,
             "step": memory.step,

@@ -48,9 +48,9 @@ def loss_function(name: str, classes: int) -> Callable[[torch.Tensor, torch.Tens
         TrainingError: the output's shape does not fit.
     """
     if name == "cross_entropy":
-        return lambda output, target: functional.cross_entropy(_shaped(output, (len(target), classes)), target)
+        return lambda output, target: functional.cross_entropy(_shaped(output, (target.shape[0], classes)), target)
     loss = _COLUMN_LOSSES[name]
-    return lambda output, target: loss(_column(output, len(target)), target.to(output.dtype))
+    return lambda output, target: loss(_column(output, target.shape[0]), target.to(output.dtype))
 
 
 def _column(output: torch.Tensor, rows: int) -> torch.Tensor:

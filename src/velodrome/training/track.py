@@ -41,7 +41,7 @@ class TrackedRun:
         self.id = run.id
         self._ws, self._run, self._attempt = ws, run, attempt
         self._recorder = SeriesWriter(ws, run.id, attempt)
-        self._checkpointer = Checkpointer(ws, run.id, attempt)
+        self._checkpointer = Checkpointer(ws, run.id, attempt, self._recorder.flush)
         self._copy: Any = None
         self._step = 0
         self.artifact: Digest | None = None
@@ -56,7 +56,6 @@ class TrackedRun:
         """Save module, optimiser and torch's random state as they are now; the writing goes on in the background."""
         done = self._step if step is None else step
         self._checkpointer.wait()
-        self._recorder.flush()
         self._copy = self._copy or _state().StateCopy(module, optimizer)
         self._checkpointer.save(done, self._copy.taken({"run": self.id, "step": done}))
 
@@ -75,7 +74,9 @@ class TrackedRun:
         self._step = checkpoint.step
         return checkpoint.step
 
-    def model(self, module: Any, example: Any, *, task: LabelTask = "regression", classes: tuple[Any, ...] = ()) -> Version:
+    def model(
+        self, module: Any, example: Any, *, task: LabelTask = "regression", classes: tuple[Any, ...] = ()
+    ) -> Version:
         """Save the module as an artifact and register it as a version named like the run.
 
         Args:
