@@ -91,13 +91,13 @@ def ours(ws: Workspace, x: NDArray[np.float32], y: NDArray[np.int64], others: Ca
     module = Network()
     optimizer = make_optimizer(SGD(lr=0.01), module)
     loss = loss_function("cross_entropy", CLASSES)
-    recorder, checkpointer, copy = SeriesWriter(ws, "run", 1), Checkpointer(ws, "run", 1), StateCopy(module, optimizer)
+    recorder, copy = SeriesWriter(ws, "run", 1), StateCopy(module, optimizer)
+    checkpointer = Checkpointer(ws, "run", 1, recorder.flush)
     turns = Turns(TensorBatches(layout, EpochOrder(ROWS, BATCH, seed=1)), others, checkpointer.wait)
     steps = FIRST_TURN + TURN * TURNS + 1
 
     def save(memory: Memory) -> None:
         checkpointer.wait()
-        recorder.flush()
         checkpointer.save(memory.step, copy.taken({"step": memory.step}))
 
     with Silent().task("train") as task:

@@ -24,7 +24,12 @@ def test_every_block_of_the_tour_works(tmp_path: Path) -> None:
             (tmp_path / name).write_text(text)
             continue
         done = subprocess.run(
-            ["bash", "-eo", "pipefail", "-c", text], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+            ["bash", "-eo", "pipefail", "-c", text],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{kind}: {text}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "scored.csv").exists()

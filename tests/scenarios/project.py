@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,25 @@ class Project:
         said: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
         assert said["exit_code"] == done.returncode
         return said
+
+    def saved(self) -> int:
+        """Checkpoints that were recorded so far, read beside the running program."""
+        found = self._query("SELECT count(*) FROM event WHERE type = 'checkpoint.saved'")
+        return int(found[0]) if found else 0
+
+    def newest_checkpoint(self) -> tuple[int, str]:
+        """Step and blob of the newest checkpoint."""
+        payload = json.loads(
+            self._query("SELECT payload FROM record WHERE kind = 'checkpoint' ORDER BY position DESC")[0]
+        )
+        return payload["step"], payload["blob"]
+
+    def _query(self, query: str) -> Any:
+        path = self.folder / ".velodrome" / "ledger.db"
+        if path.exists():
+            with closing(sqlite3.connect(path, timeout=60)) as connection, suppress(sqlite3.OperationalError):
+                return connection.execute(query).fetchone()
+        return None  # the program has not come so far
 
 
 def customers(rows: int, seed: int = 0) -> pl.DataFrame:

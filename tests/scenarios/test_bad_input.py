@@ -1,5 +1,6 @@
 """Mistakes of users and damage to files: one named error each, a non-zero exit, and everything earlier intact."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from project import RECIPE, Project, customers
 
 pytestmark = pytest.mark.slow
 
-SKLEARN = RECIPE.replace("learner=vd.Torch(", "learner=vd.Sklearn(LogisticRegression()), unused=vd.Torch(")
-SKLEARN = f"from sklearn.linear_model import LogisticRegression\n{SKLEARN[: SKLEARN.index('unused=')]}{SKLEARN[SKLEARN.index('evaluation=') :]}"
+_LEARNER = RECIPE[RECIPE.index("    learner=") : RECIPE.index("    evaluation=")]
+SKLEARN = "from sklearn.linear_model import LogisticRegression\n" + RECIPE.replace(
+    _LEARNER, "    learner=vd.Sklearn(LogisticRegression()),\n"
+)
 
 
 def _edit(old: str, new: str) -> Callable[[Project], None]:
@@ -53,8 +56,8 @@ MISTAKES = {
         "city",
     ),
     "unknown column": (_edit('"minutes", "city"]', '"minuets", "city"]'), "NotFound", 2, "minutes"),
-    "empty test split": (_edit("test=0.2)", "test=0.0)"), "SplitError", 3, "test"),
-    "one class only": (_data(_labels(1)), "LabelError", 3, "class"),
+    "empty split": (_edit("validation=0.2", "validation=0.0001"), "SplitError", 3, "validation"),
+    "one class only": (_data(_labels(1)), "LabelError", 3, "distinct"),
     "missing labels": (_edit('vd.NotNull("churned"), ', ""), "LabelError", 3, "churned"),
     "typo in the recipe": (_edit("features=", "feature="), "RecipeError", 2, "features"),
     "lambda in the recipe": (
@@ -115,10 +118,23 @@ def test_a_blob_damaged_by_hand_is_found_and_never_used(project: Project, damage
 
 
 def test_a_truncated_checkpoint_is_passed_over(make_project: Callable[..., Project]) -> None:
-    project = make_project(rows=2000, epochs=40)
+    project = make_project(rows=2000, epochs=20)
     whole = project.json("run", "recipe.py")
-    shown = project.json("runs", "show", whole["run"])
-    assert shown["outcome"]["weights"]
+    (project.folder / ".velodrome").rename(project.folder / "whole")
+    process = project.start("run", "recipe.py")
+    while process.poll() is None and project.saved() < 12:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    step, blob = project.newest_checkpoint()
+    _damage(project.folder / ".velodrome" / "blobs" / blob[:2] / blob, "truncate")
+    resumed = project.json("run", "recipe.py")
+    shown = project.json("runs", "show", resumed["run"])
+    assert 0 < shown["attempts"][1]["restored_step"] < step
+    before = Project(project.folder / "earlier")
+    before.folder.mkdir()
+    (project.folder / "whole").rename(before.folder / ".velodrome")
+    assert shown["outcome"]["weights"] == before.json("runs", "show", whole["run"])["outcome"]["weights"]
 
 
 def test_an_unknown_model_names_the_nearest(project: Project) -> None:

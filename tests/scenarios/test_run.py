@@ -1,9 +1,7 @@
 """A recipe from data to champion, through the program, as a user would."""
 
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
 
 import polars as pl
 import pytest
@@ -71,8 +69,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(make_project: Callab
     kills = 0
     for further in (1, 23, 7, 40, 12):
         process = project.start("run", "recipe.py", "--seed", "7", "--json")
-        goal = _saved(project) + further
-        while process.poll() is None and _saved(project) < goal:
+        goal = project.saved() + further
+        while process.poll() is None and project.saved() < goal:
             time.sleep(0.002)
         kills += process.poll() is None
         process.kill()
@@ -90,7 +88,7 @@ def test_the_same_run_at_once_is_refused_by_name_while_others_may_look(make_proj
     project = make_project(rows=3000, epochs=200)
     process = project.start("run", "recipe.py")
     try:
-        while process.poll() is None and _saved(project) < 2:
+        while process.poll() is None and project.saved() < 2:
             time.sleep(0.01)
         said = project.error("run", "recipe.py")
         assert (said["error"], said["exit_code"]) == ("RunHeld", 5)
@@ -99,16 +97,6 @@ def test_the_same_run_at_once_is_refused_by_name_while_others_may_look(make_proj
     finally:
         process.kill()
         process.communicate()
-
-
-def _saved(project: Project) -> int:
-    """Checkpoints that were recorded so far, read beside the running program."""
-    path = project.folder / ".velodrome" / "ledger.db"
-    if not path.exists():
-        return 0
-    with closing(sqlite3.connect(path, timeout=60)) as connection, suppress(sqlite3.OperationalError):  # no table yet
-        return int(connection.execute("SELECT count(*) FROM event WHERE type = 'checkpoint.saved'").fetchone()[0])
-    return 0
 
 
 def _runs(project: Project, result: dict[str, str]) -> list[dict[str, object]]:

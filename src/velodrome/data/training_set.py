@@ -105,7 +105,10 @@ def _parts(ws: Workspace, snapshot: Snapshot, made_from: Ingredients, frame: pl.
     times = None
     if isinstance(made_from.split, TimeSplit):
         if made_from.time is None:
-            raise DataError("a TimeSplit needs to know when each row happened", remedy="name the column: vd.Dataset(..., time='scheduled')")
+            raise DataError(
+                "a TimeSplit needs to know when each row happened",
+                remedy="name the column: vd.Dataset(..., time='scheduled')",
+            )
         times = frame[made_from.time].cast(pl.Datetime("us")).to_numpy()
     return assign(made_from.split, keys=row_keys(ws, snapshot), times=times, seed=made_from.seed)
 
@@ -113,9 +116,23 @@ def _parts(ws: Workspace, snapshot: Snapshot, made_from: Ingredients, frame: pl.
 def _require_classes(coding: LabelCoding, target: npt.NDArray[Any], part: str) -> None:
     if coding.task == "regression" or not len(target) or len(np.unique(target)) > 1:
         return
-    raise LabelError(f"the {part} rows have one class only", received=coding.classes[int(target[0])], remedy="take more rows, or another split")
+    raise LabelError(
+        f"the {part} rows have one class only",
+        received=coding.classes[int(target[0])],
+        remedy="take more rows, or another split",
+    )
 
 
-def _layout(ws: Workspace, made_from: Ingredients, features: pl.DataFrame, preparation: Preparation, target: npt.NDArray[Any]) -> Layout:
-    name = digest_json([made_from.snapshot, list(made_from.features), made_from.label, describe(preparation), digest_bytes(target.tobytes())])
+def _layout(
+    ws: Workspace, made_from: Ingredients, features: pl.DataFrame, preparation: Preparation, target: npt.NDArray[Any]
+) -> Layout:
+    name = digest_json(
+        [
+            made_from.snapshot,
+            list(made_from.features),
+            made_from.label,
+            describe(preparation),
+            digest_bytes(target.tobytes()),
+        ]
+    )
     return materialise(ws, name, preparation.outputs, lambda: (apply(preparation, features), target))

@@ -83,8 +83,9 @@ def _repeated(keys: pl.DataFrame, excluded: Sequence[int]) -> npt.NDArray[np.int
 
 def _later(keys: pl.DataFrame) -> npt.NDArray[np.int64]:
     """The row numbers that are not the first of their key, ascending."""
-    key = pl.all() if keys.width == 1 else pl.struct(pl.all())
-    return keys.select((~key.is_first_distinct()).arg_true()).to_series().to_numpy().astype(np.int64)
+    key = pl.col(keys.columns[0]) if keys.width == 1 else pl.struct(keys.columns)
+    later = keys.lazy().with_row_index("__row").filter(~key.is_first_distinct()).select("__row")
+    return later.collect().to_series().to_numpy().astype(np.int64)
 
 
 def _tell(keys: pl.DataFrame, named: str) -> tuple[str, ...]:

@@ -113,7 +113,10 @@ class SqliteLedger(Ledger):
         query = query.where(columns.run == run)
         if series is not None:
             query = query.where(columns.series == series)
-        return [Block(**row._mapping) for row in self._all(query.order_by(columns.series, columns.attempt, columns.first_step))]
+        return [
+            Block(**row._mapping)
+            for row in self._all(query.order_by(columns.series, columns.attempt, columns.first_step))
+        ]
 
     def subjects(self, prefix: str = "") -> list[str]:
         query = sa.select(schema.event.c.subject).where(

@@ -16,8 +16,8 @@ from velodrome.store.ledger import (
     Link,
     Move,
     Put,
-    digest_record,
     Write,
+    digest_record,
     read_record,
     verify_chain,
 )
