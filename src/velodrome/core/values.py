@@ -34,7 +34,7 @@ class _Meta(msgspec.StructMeta):
 
     if not TYPE_CHECKING:  # a type checker reads the fields' signature off the class, which this would hide
 
-        def __call__(cls, *args, **kwargs):
+        def __call__(cls, *args, **kwargs):  # noqa: N805 - what calls a class is its metaclass
             unknown = sorted(kwargs.keys() - set(cls.__struct_fields__))
             if unknown:
                 raise RecipeError(
