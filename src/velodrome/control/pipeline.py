@@ -64,6 +64,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def passed(self) -> bool:
         return all(verdict.passed for verdict in self.verdicts)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures on the test rows by name, without their intervals."""
+        return {name: estimate.value for name, estimate in self.report.metrics.items()}
+
 
 class _Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was decided about a judged run under certain gates, kept so that it need not be decided again."""

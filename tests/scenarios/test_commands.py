@@ -1,0 +1,59 @@
+"""The other commands, as a person and as a program would use them."""
+
+from collections.abc import Callable
+
+import pytest
+from project import RECIPE, Project, customers
+
+pytestmark = pytest.mark.slow
+
+_LEARNER = RECIPE[RECIPE.index("    learner=") : RECIPE.index("    evaluation=")]
+BY_PERSON = "from sklearn.linear_model import LogisticRegression\n" + RECIPE.replace(
+    _LEARNER, "    learner=vd.Sklearn(LogisticRegression()),\n"
+).replace('vd.PolicyApproval("passed-gates")', "vd.PersonApproval()")
+
+
+def test_a_person_approves_promotes_and_goes_back(make_project: Callable[..., Project]) -> None:
+    project = make_project(recipe=BY_PERSON)
+    first = project.json("run", "recipe.py")
+    assert (first["state"], first["champion"]) == ("candidate", False)
+    said = project.error("models", "promote", "churn/1", "--reason", "too early")
+    assert (said["error"], said["exit_code"]) == ("StateError", 2)
+    assert project.json("models", "approve", "churn/1", "--reason", "looks right")["state"] == "approved"
+    assert project.json("models", "promote", "churn/1", "--reason", "go")["champion"] == "churn/1"
+
+    second = project.json("run", "recipe.py", "--set", "learner.estimator.C=0.5")
+    assert second["version"] == "churn/2"
+    project.json("models", "approve", "churn/2", "--reason", "better")
+    assert project.json("models", "promote", "churn/2", "--reason", "go")["champion"] == "churn/2"
+    assert project.json("models", "rollback", "churn", "--reason", "regret")["champion"] == "churn/1"
+    assert project.error("models", "archive", "churn/1", "--reason", "tidy")["error"] == "StateError"
+    assert project.json("models", "archive", "churn/2", "--reason", "tidy")["state"] == "archived"
+    trace = project.call("models", "trace", "churn@champion").stdout
+    assert "regret" in trace
+    assert "looks right" in trace
+
+    compared = project.json("runs", "compare", first["run"], second["run"])
+    assert any(name.endswith("C") for name in compared["differences"])
+    assert compared["metrics"]["roc_auc"][0] is not None
+
+
+def test_new_files_only_are_read_and_snapshots_are_compared(make_project: Callable[..., Project]) -> None:
+    project = make_project(recipe=BY_PERSON)
+    checked = project.json("data", "check", "recipe.py")
+    assert checked["rows"] + checked["quarantined"] == 800
+    first = project.json("data", "snapshot", "recipe.py")
+    assert (first["new_fragments"], first["reused"]) == (1, 0)
+    customers(200, seed=5).write_csv(project.folder / "customers-2.csv")
+    second = project.json("data", "snapshot", "recipe.py")
+    assert (second["new_fragments"], second["reused"]) == (1, 1)
+    diff = project.json("data", "diff", first["digest"][:12], "customers")
+    assert diff["shared"] == 1
+    assert diff["rows"] == [first["snapshot"]["rows"], second["snapshot"]["rows"]]
+    assert "customers-2.csv" in project.call("data", "diff", first["digest"][:12], "customers").stdout
+    assert project.error("data", "diff", "0123456789ab", "customers")["error"] == "NotFound"
+
+
+def test_the_version_is_told(project: Project) -> None:
+    assert project.call("--version").stdout.startswith("velodrome ")
+    assert project.error("--log-level", "loud", "doctor")["error"] == "ConfigurationError"
