@@ -30,7 +30,7 @@ from velodrome.models.manifest import read_files, read_manifest
 from velodrome.models.onnx import ACTIVATION, ONNX_FILE, Activation, Network, messages
 from velodrome.store.workspace import Workspace
 
-__all__ = ["WEIGHTS_FILE", "Exported", "export", "load_module"]
+__all__ = ["WEIGHTS_FILE", "Exported", "export", "load_module", "unique_tensors"]
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -98,6 +98,20 @@ def load_module(ws: Workspace, digest: str, module: torch.nn.Module) -> torch.nn
             remedy="build it as it was when it was saved",
         ) from error
     return module
+
+
+def unique_tensors(named: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Each tensor once, and for every further name the name that it is an alias of (tied weights)."""
+    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    tensors, aliases = {}, {}
+    for name, tensor in named.items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        if tensor.numel() and place in seen:
+            aliases[name] = seen[place]
+        else:
+            seen[place] = name
+            tensors[name] = tensor
+    return tensors, aliases
 
 
 class _Header(msgspec.Struct):
@@ -239,15 +253,8 @@ def _at_least_two(example: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]
 
 def _weights(module: torch.nn.Module) -> bytes:
     """Each storage once, and for every further name the name that it is an alias of."""
-    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    tensors, aliases = {}, {}
-    for name, tensor in module.state_dict().items():
-        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
-        if tensor.numel() and place in seen:
-            aliases[name] = seen[place]
-        else:
-            seen[place] = name
-            tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    unique, aliases = unique_tensors(module.state_dict())
+    tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in unique.items()}
     return safetensors.torch.save(tensors, metadata={_ALIASES: canonical(aliases).decode()})
 
 

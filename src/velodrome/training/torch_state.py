@@ -16,6 +16,7 @@ import torch
 
 from velodrome.core.digest import Digest, Hasher
 from velodrome.core.errors import IntegrityError, TrainingError
+from velodrome.models.torch import unique_tensors
 
 __all__ = [
     "StateCopy",
@@ -24,24 +25,9 @@ __all__ = [
     "encode_state",
     "restore_state",
     "restore_weights",
-    "unique_tensors",
 ]
 
 _RNG = "rng/torch"
-
-
-def unique_tensors(named: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Each tensor once, and for every further name the name it is an alias of (tied weights)."""
-    seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    tensors, aliases = {}, {}
-    for name, tensor in named.items():
-        place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
-        if tensor.numel() and place in seen:
-            aliases[name] = seen[place]
-        else:
-            seen[place] = name
-            tensors[name] = tensor
-    return tensors, aliases
 
 
 class StateCopy:
