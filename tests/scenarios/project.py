@@ -63,6 +63,15 @@ recipe = vd.Recipe(
 """
 
 
+_LEARNER = RECIPE[RECIPE.index("    learner=") : RECIPE.index("    evaluation=")]
+_NETWORK = RECIPE[RECIPE.index("import torch") : RECIPE.index("recipe = ")]
+
+LINEAR = RECIPE.replace(_LEARNER, "    learner=vd.Sklearn(LogisticRegression()),\n").replace(
+    _NETWORK, "from sklearn.linear_model import LogisticRegression\n\nimport velodrome as vd\n\n"
+)
+"""The same with an estimator instead of a network: quicker, and without torch."""
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder with data, a recipe and a module that it imports."""

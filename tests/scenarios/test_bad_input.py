@@ -1,19 +1,29 @@
 """Mistakes of users and damage to files: one named error each, a non-zero exit, and everything earlier intact."""
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
-from project import RECIPE, Project, customers
+from project import LINEAR, Project, customers
+
+from velodrome.control.checkup import examine
+from velodrome.registry.runs import RunSummary, list_runs
+from velodrome.store.workspace import open_folder
 
 pytestmark = pytest.mark.slow
 
-_LEARNER = RECIPE[RECIPE.index("    learner=") : RECIPE.index("    evaluation=")]
-SKLEARN = "from sklearn.linear_model import LogisticRegression\n" + RECIPE.replace(
-    _LEARNER, "    learner=vd.Sklearn(LogisticRegression()),\n"
-)
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in which a run has been finished."""
+    project = Project(tmp_path_factory.mktemp("earlier"))
+    customers(300).write_csv(project.folder / "customers.csv")
+    project.write("recipe.py", LINEAR)
+    assert project.call("run", "recipe.py").returncode in (0, 8)
+    return project
 
 
 def _edit(old: str, new: str) -> Callable[[Project], None]:
@@ -37,8 +47,10 @@ def _labels(value: object) -> Callable[[pl.DataFrame], pl.DataFrame]:
     return lambda frame: frame.with_columns(churned=pl.lit(value))
 
 
-def _some_labels_missing(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(churned=pl.when(pl.int_range(pl.len()) % 10 == 0).then(None).otherwise("churned"))
+def _without_labels(project: Project) -> None:
+    _edit('vd.NotNull("churned"), ', "")(project)
+    missing = pl.when(pl.int_range(pl.len()) % 10 == 0).then(None).otherwise("churned")
+    customers(300).with_columns(churned=missing).write_csv(project.folder / "customers.csv")
 
 
 MISTAKES = {
@@ -58,7 +70,7 @@ MISTAKES = {
     "unknown column": (_edit('"minutes", "city"]', '"minuets", "city"]'), "NotFound", 2, "minutes"),
     "empty split": (_edit("validation=0.2", "validation=0.0001"), "SplitError", 3, "validation"),
     "one class only": (_data(_labels(1)), "LabelError", 3, "distinct"),
-    "missing labels": (_edit('vd.NotNull("churned"), ', ""), "LabelError", 3, "churned"),
+    "missing labels": (_without_labels, "LabelError", 3, "churned"),
     "typo in the recipe": (_edit("features=", "feature="), "RecipeError", 2, "features"),
     "lambda in the recipe": (
         _edit("    refit=True,", "    refit=True,\n    prepare=lambda: None,"),
@@ -78,21 +90,24 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_named_error(make_project: Callable[..., Project], mistake: str) -> None:
+def test_a_mistake_is_one_named_error(earlier: Project, tmp_path: Path, mistake: str) -> None:
     spoil, error, code, word = MISTAKES[mistake]
-    project = make_project(rows=300, recipe=SKLEARN)
-    assert project.call("run", "recipe.py").returncode in (0, 8)
-    runs = project.json("runs", "list")
-    if mistake == "missing labels":
-        _data(_some_labels_missing)(project)
+    project = Project(Path(shutil.copytree(earlier.folder, tmp_path / "project")))
+    runs = _runs(project)
     spoil(project)
     said = project.error("run", "recipe.py")
     assert (said["error"], said["exit_code"]) == (error, code), said
     assert word in f"{said['problem']} {said['received']} {said['remedy']}", said
-    (project.folder / "velodrome.toml").unlink(missing_ok=True)
-    kept = {run["id"]: run for run in project.json("runs", "list")}
-    assert all(kept[run["id"]] == run for run in runs)
-    assert project.call("doctor").returncode == 0
+    kept = _runs(project)
+    assert runs
+    assert {run: kept[run] for run in runs} == runs
+    with open_folder(project.folder) as ws:
+        assert examine(ws).problems == ()
+
+
+def _runs(project: Project) -> dict[str, RunSummary]:
+    with open_folder(project.folder) as ws:
+        return {run.id: run for run in list_runs(ws)}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name(project: Project) -> None:

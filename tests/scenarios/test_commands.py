@@ -3,14 +3,11 @@
 from collections.abc import Callable
 
 import pytest
-from project import RECIPE, Project, customers
+from project import LINEAR, Project, customers
 
 pytestmark = pytest.mark.slow
 
-_LEARNER = RECIPE[RECIPE.index("    learner=") : RECIPE.index("    evaluation=")]
-BY_PERSON = "from sklearn.linear_model import LogisticRegression\n" + RECIPE.replace(
-    _LEARNER, "    learner=vd.Sklearn(LogisticRegression()),\n"
-).replace('vd.PolicyApproval("passed-gates")', "vd.PersonApproval()")
+BY_PERSON = LINEAR.replace('vd.PolicyApproval("passed-gates")', "vd.PersonApproval()")
 
 
 def test_a_person_approves_promotes_and_goes_back(make_project: Callable[..., Project]) -> None:
