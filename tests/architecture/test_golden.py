@@ -13,6 +13,7 @@ def golden_in(folder: Path, like: Any, rewrite: bool) -> Any:
 def test_what_was_written_compares_equal(golden: Any, tmp_path: Path) -> None:
     golden_in(tmp_path, golden, rewrite=True)("a.txt", "one\n")
     golden_in(tmp_path, golden, rewrite=False)("a.txt", "one\n")
+    assert (tmp_path / "golden" / "a.txt").read_text() == "one\n"
 
 
 def test_a_change_is_refused_and_not_written(golden: Any, tmp_path: Path) -> None:

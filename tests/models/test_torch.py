@@ -74,7 +74,7 @@ def test_the_module_is_left_as_it_was() -> None:
 
 def test_the_quick_exporter_suffices_for_a_usual_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("velodrome.models.torch._compiled", None)
-    export(*late(), activation="sigmoid")
+    assert ONNX_FILE in export(*late(), activation="sigmoid").files
 
 
 def test_equal_modules_have_equal_bytes_that_tell_nothing_of_the_machine() -> None:

@@ -3,5 +3,5 @@
 Owns the numbers that judge a model and the rules that turn them into a verdict.
 Promises: pure functions of arrays and a seed, the same on every call; no file, no clock, no store. What cannot be
 judged is a named error or a stated reason, never a NaN.
-May import: numpy, scipy, msgspec and `velodrome.core`.
+May import: numpy, msgspec and `velodrome.core`.
 """
