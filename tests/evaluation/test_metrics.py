@@ -62,6 +62,7 @@ ORACLES: dict[tuple[str, str], Callable[[Array, Array, Array], float]] = {
     ("roc_auc", "binary"): lambda t, p, w: reference.roc_auc_score(t, p, sample_weight=w),
     ("average_precision", "binary"): lambda t, p, w: reference.average_precision_score(t, p, sample_weight=w),
     ("log_loss", "binary"): lambda t, p, w: reference.log_loss(t, p, sample_weight=w, labels=[0, 1]),
+    ("brier_score_loss", "binary"): lambda t, p, w: reference.brier_score_loss(t, p, sample_weight=w),
     ("accuracy", "binary"): lambda t, p, w: reference.accuracy_score(t, p > 0.5, sample_weight=w),
     ("f1", "binary"): lambda t, p, w: reference.f1_score(t, p > 0.5, sample_weight=w),
     ("accuracy", "multiclass"): lambda t, p, w: reference.accuracy_score(t, p.argmax(axis=1), sample_weight=w),
@@ -93,7 +94,7 @@ def test_scikit_learn_agrees(name: Any, task: Any, data: st.DataObject) -> None:
 
 def test_losses_and_errors_are_better_when_smaller() -> None:
     smaller = {name for (name, _), metric in METRICS.items() if not metric.greater_is_better}
-    assert smaller == {"log_loss", "rmse", "mae"}
+    assert smaller == {"log_loss", "brier_score_loss", "rmse", "mae"}
     for (name, task), metric in METRICS.items():
         assert metric == metric_named(name, task)
         assert metric.greater_is_better == (name not in smaller)
@@ -190,8 +191,8 @@ def test_an_own_function_is_given_repeated_rows(rows: Rows) -> None:
 @given(binary_rows())
 def test_a_function_of_scikit_learn_is_given_weights(rows: Rows) -> None:
     target, prediction, weight = rows
-    metric = own_metric(reference.brier_score_loss, "binary")
-    expected = reference.brier_score_loss(target, prediction, sample_weight=weight)
+    metric = own_metric(reference.d2_brier_score, "binary")
+    expected = reference.d2_brier_score(target, prediction, sample_weight=weight)
     assert metric(target, prediction, weight) == pytest.approx(expected)
 
 

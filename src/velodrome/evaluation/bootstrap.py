@@ -35,6 +35,7 @@ __all__ = [
     "check_resampling",
     "estimate",
     "estimates",
+    "independent_difference",
     "paired_difference",
     "resample_weights",
     "unit_codes",
@@ -130,6 +131,24 @@ def paired_difference(
     codes = unit_codes(len(np.asarray(target)), groups)
     of_a, of_b = _resampled([metric.bind(target, a), metric.bind(target, b)], codes, seed, resamples)
     return _estimate(value, of_a - of_b, level, codes)
+
+
+def independent_difference(a: Estimate, b: Estimate) -> Estimate:
+    """Estimate `a` minus estimate `b`, each from rows of its own, with the interval of Zou & Donner (2008, MOVER).
+
+    lower = a - b - sqrt((a - low of a)² + (high of b - b)²), and so on; no bounds where one of the two has none.
+
+    Raises:
+        DataError: the two have different levels.
+    """
+    if a.level != b.level:
+        raise DataError("two intervals of different levels cannot be compared", received=f"{a.level} and {b.level}")
+    value, low, high = a.value - b.value, None, None
+    if a.low is not None and a.high is not None and b.low is not None and b.high is not None:
+        low = value - math.hypot(a.value - a.low, b.high - b.value)
+        high = value + math.hypot(a.high - a.value, b.value - b.low)
+    resamples = min(a.resamples, b.resamples)
+    return Estimate(value=value, low=low, high=high, level=a.level, resamples=resamples, rows=a.rows + b.rows)
 
 
 def unit_codes(rows: int, groups: ArrayLike | None) -> NDArray[np.intp]:

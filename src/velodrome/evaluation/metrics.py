@@ -418,6 +418,7 @@ METRICS = _table(
         Metric("roc_auc", "binary", True, _SHARE, True, _AUC),
         Metric("average_precision", "binary", True, _SHARE, True, _PRECISION),
         Metric("log_loss", "binary", False, _LOSS, False, _mean_of(_log_losses)),
+        Metric("brier_score_loss", "binary", False, _SHARE, False, _mean_of(_squared_errors)),
         Metric("accuracy", "binary", True, _SHARE, False, _mean_of(_hits)),
         Metric("f1", "binary", True, _SHARE, True, _f1),
         Metric("accuracy", "multiclass", True, _SHARE, False, _mean_of(_hits)),

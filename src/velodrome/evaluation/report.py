@@ -1,8 +1,8 @@
 """The plan of an evaluation, which a recipe declares, and the report that comes of it.
 
-Design: `evaluate` checks the rows once, then asks `bootstrap` for every metric on one set of draws and `cohorts` for
-the primary metric in every part. A report holds plain numbers only, so that a ledger can keep it and a page can show
-it.
+Design: `evaluate` checks the rows once, then asks `bootstrap` for every metric on one set of draws, `cohorts` for the
+primary metric in every part, and `calibration` how far the probabilities can be believed. A report holds plain numbers
+only, so that a ledger can keep it and a page can show it.
 Cost: about 1 s for the five metrics of a binary task and two cohort columns, at 30,000 rows and 1,000 resamples, on
 one core.
 """
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from velodrome.core.errors import NotFound, RecipeError, nearest
 from velodrome.core.values import Record, Value
 from velodrome.evaluation.bootstrap import Estimate, check_resampling, estimates
+from velodrome.evaluation.calibration import Calibration, calibration
 from velodrome.evaluation.cohorts import CohortEstimate, cohort_estimates
 from velodrome.evaluation.metrics import (
     FloatArray,
@@ -75,6 +76,7 @@ class Report(Record, frozen=True, kw_only=True, tag="report"):
         metrics: estimates by name, the primary one's among them.
         class_counts: rows of class 0, 1, ...; empty for regression.
         seed: of the bootstrap; with the same rows it gives the same report.
+        calibration: of the probabilities; None for regression, and in reports from before it was measured.
     """
 
     task: Task
@@ -85,6 +87,7 @@ class Report(Record, frozen=True, kw_only=True, tag="report"):
     class_counts: tuple[int, ...]
     by: Literal["rows", "days"]
     seed: int
+    calibration: Calibration | None = None
 
 
 def default_metric(task: Task) -> str:
@@ -169,6 +172,7 @@ def evaluate(
         class_counts=_class_counts(task, labels, predicted),
         by=plan.by,
         seed=seed,
+        calibration=calibration(task, labels, predicted, level=plan.level),
     )
 
 
