@@ -55,7 +55,12 @@ def test_a_fragment_is_found_by_its_name_and_points_at_its_blobs(ws: Workspace) 
     assert fragment.name == fragment_name(delivery.digest, CONTRACT)
     assert find_fragment(ws, fragment.name) == fragment
     edges = {edge.role: edge.dst for edge in ws.ledger.edges(digest_record(fragment))}
-    assert edges == {"rows": fragment.content, "quarantine": fragment.quarantine}
+    assert edges == {
+        "rows": fragment.content,
+        "converted": fragment.converted,
+        "quarantine": fragment.quarantine,
+        "sketches": fragment.sketches,
+    }
 
 
 def test_the_name_depends_on_bytes_and_on_rules_for_single_rows(ws: Workspace) -> None:

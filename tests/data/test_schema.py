@@ -95,6 +95,12 @@ def test_a_column_that_one_file_lacks_is_named_with_the_file(first: str, second:
         unify(parts)
 
 
+def test_a_column_that_was_renamed_is_named_with_what_it_is_called_now() -> None:
+    with pytest.raises(SchemaError) as caught:
+        unify([("jan.csv", (Column("carrier", "string"),)), ("feb.csv", (Column("airline", "string"),))])
+    assert "feb.csv lacks carrier; jan.csv lacks airline" in str(caught.value)
+
+
 def test_an_unknown_column_names_who_asked_and_the_nearest() -> None:
     with pytest.raises(SchemaError) as caught:
         require_column("distanse", ["distance", "carrier"], "vd.Between")

@@ -1,4 +1,4 @@
-"""`velodrome data`: check, snapshot, diff."""
+"""`velodrome data`: check, snapshot, replay, diff."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from velodrome.cli.output import Json, print_json, print_table, say
 
-__all__ = ["app", "check", "diff", "snapshot"]
+__all__ = ["app", "check", "diff", "replay", "snapshot"]
 
 app = typer.Typer(help="Check, freeze and compare data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -56,6 +56,32 @@ def snapshot(recipe: _Recipe, as_json: Json = False) -> None:
         return
     say(f"snapshot {taken.digest[:12]}: {taken.snapshot.rows} rows, {taken.snapshot.quarantined} in quarantine")
     say(f"{taken.new_fragments} files read, {taken.reused} known already")
+
+
+@app.command()
+def replay(recipe: _Recipe, as_json: Json = False) -> None:
+    """Take quarantined rows through the present contract; the files themselves need not be there any more."""
+    from velodrome.cli.progress import reporter
+    from velodrome.control.loading import load_recipe
+    from velodrome.data.replay import replay as replay_rows
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        found = replay_rows(ws.reporting_to(reporter(as_json)), load_recipe(recipe).data)
+    if as_json:
+        print_json(
+            {
+                "digest": found.taken.digest,
+                "released": found.released,
+                "withdrawn": found.withdrawn,
+                "kept": found.kept,
+                "snapshot": found.taken.snapshot,
+            }
+        )
+        return
+    snapshot = found.taken.snapshot
+    say(f"snapshot {found.taken.digest[:12]}: {snapshot.rows} rows, {snapshot.quarantined} in quarantine")
+    say(f"{found.released} rows left quarantine, {found.kept} stay in it, {found.withdrawn} went into it")
 
 
 @app.command()

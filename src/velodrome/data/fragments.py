@@ -2,19 +2,24 @@
 
 A fragment is named by the digest of the file's bytes and of the rules that look at single rows; neither its place nor its
 time counts. What Polars writes may differ from version to version, so the name does not depend on it: whoever comes first
-derives the rows, everyone after that shares them. Cost: one parse of the file, one pass of the contract, one write.
+derives the rows, everyone after that shares them. Nothing of the file is lost: what a conversion or a rule takes out of the
+rows is kept beside them, so that another contract can judge them without the file.
+Cost: one parse of the file, one pass of the contract, one write of its rows; converted columns are written twice.
 """
 
 import io
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.digest import Digest, digest_json
+from velodrome.core.errors import SchemaError
 from velodrome.core.values import Record, describe
 from velodrome.data.contracts import Contract
 from velodrome.data.deliveries import Delivery, require_unchanged
-from velodrome.data.judging import Judged, Violation, judge, refuse
-from velodrome.data.profile import ColumnProfile, profile_frame
+from velodrome.data.judging import REASON, ROW, Judged, Violation, judge, refuse
+from velodrome.data.profile import ColumnProfile, profile_frame, put_sketches, sketch_frame
 from velodrome.data.schema import Column, schema_of
 from velodrome.data.sources import read_user_file, scan_rows
 from velodrome.store.ledger import Link, Put, digest_record, read_record
@@ -22,21 +27,23 @@ from velodrome.store.workspace import Workspace
 
 __all__ = [
     "Fragment",
+    "accepted_places",
     "derive_fragment",
     "find_fragment",
     "fragment_name",
+    "judge_again",
     "quarantined_rows",
     "read_judged",
     "scan_fragment",
 ]
 
-_FORMAT = 1
+_FORMAT = 2
 """Changes when the same file and contract would give other rows."""
 
 _ROW_GROUP = 1 << 18
 
 
-class Fragment(Record, frozen=True, kw_only=True, tag="fragment"):
+class Fragment(Record, frozen=True, kw_only=True, tag="fragment", omit_defaults=True):
     """The rows of one file.
 
     Attributes:
@@ -44,8 +51,11 @@ class Fragment(Record, frozen=True, kw_only=True, tag="fragment"):
         file: what the file was called when it was first read.
         ingest: digest of the format and of the contract's rules for single rows.
         content: Parquet blob of the accepted rows, in the file's order.
+        converted: Parquet blob of those columns of the accepted rows that the file has in another type, as it has them.
         quarantine: Parquet blob of the other rows as the file has them (see `judging.ROW`, `judging.REASON`), if any.
         columns: of `content`; "null" is the type of a column without values.
+        sketches: blob (see `profile.read_sketches`); None in a fragment of format 1, whose digest stays as it was, and
+            which does not say either what was converted.
     """
 
     source: Digest
@@ -53,11 +63,13 @@ class Fragment(Record, frozen=True, kw_only=True, tag="fragment"):
     ingest: Digest
     content: Digest
     rows: int
+    converted: Digest | None = None
     quarantine: Digest | None
     quarantined: int
     columns: tuple[Column, ...]
     violations: tuple[Violation, ...]
     profile: tuple[ColumnProfile, ...]
+    sketches: Digest | None = None
 
     @property
     def name(self) -> Digest:
@@ -82,7 +94,7 @@ def read_judged(delivery: Delivery, contract: Contract) -> Judged:
         SourceError: it cannot be read, or changed meanwhile.
         SchemaError: the rules do not fit its columns.
     """
-    judged = judge(contract, read_user_file(delivery.path, text=contract.text_columns))
+    judged = _judge(contract, read_user_file(delivery.path, text=contract.text_columns), delivery.name)
     require_unchanged(delivery)
     return judged
 
@@ -94,25 +106,21 @@ def derive_fragment(ws: Workspace, delivery: Delivery, contract: Contract) -> Fr
         SourceError, SchemaError: as `read_judged`.
         ContractError: a rule that stops is broken; nothing is stored.
     """
-    judged = read_judged(delivery, contract)
-    refuse(judged.violations, delivery.name)
-    fragment = Fragment(
-        source=delivery.digest,
-        file=delivery.name,
-        ingest=_ingest(contract),
-        content=_put_rows(ws, judged.accepted),
-        rows=judged.accepted.height,
-        quarantine=_put_rows(ws, judged.quarantined) if judged.quarantined.height else None,
-        quarantined=judged.quarantined.height,
-        columns=schema_of(judged.accepted),
-        violations=judged.violations,
-        profile=profile_frame(judged.accepted),
+    return _keep(ws, delivery.digest, delivery.name, contract, read_judged(delivery, contract))
+
+
+def judge_again(ws: Workspace, fragment: Fragment, contract: Contract) -> Fragment:
+    """What `derive_fragment` gives for the same file under another contract, from the stored rows.
+
+    It is exactly that if the file would be read into the same columns: a CSV file brings the columns that a contract calls
+    text as they stand. A fragment of format 1 has not kept enough.
+
+    Raises:
+        SchemaError, ContractError: as `derive_fragment`.
+    """
+    return _keep(
+        ws, fragment.source, fragment.file, contract, _judge(contract, _delivered(ws, fragment), fragment.file)
     )
-    digest = digest_record(fragment)
-    blobs = {"rows": fragment.content, "quarantine": fragment.quarantine}
-    links = [Link(digest, blob, role) for role, blob in blobs.items() if blob is not None]
-    ws.commit(Put(fragment, fragment.name), *links)
-    return find_fragment(ws, fragment.name) or fragment
 
 
 def scan_fragment(ws: Workspace, fragment: Fragment) -> pl.LazyFrame:
@@ -123,6 +131,63 @@ def scan_fragment(ws: Workspace, fragment: Fragment) -> pl.LazyFrame:
 def quarantined_rows(ws: Workspace, fragment: Fragment) -> pl.DataFrame | None:
     """The rows in quarantine as the file has them, with ROW and REASON, or None if there are none."""
     return scan_rows(ws.blobs.local(fragment.quarantine)).collect() if fragment.quarantine else None
+
+
+def accepted_places(ws: Workspace, fragment: Fragment) -> npt.NDArray[np.int64]:
+    """The numbers of the accepted rows in their file, from 1, int64 (rows,), ascending; the rows themselves are not read."""
+    everything = np.arange(1, fragment.rows + fragment.quarantined + 1)
+    if fragment.quarantine is None:
+        return everything
+    refused = scan_rows(ws.blobs.local(fragment.quarantine)).select(ROW).collect().to_series()
+    return np.delete(everything, refused.to_numpy().astype(np.int64) - 1)
+
+
+def _judge(contract: Contract, rows: pl.DataFrame, file: str) -> Judged:
+    try:
+        return judge(contract, rows)
+    except SchemaError as error:
+        raise SchemaError(f"{file}: {error.problem}", received=error.received, remedy=error.remedy) from error
+
+
+def _delivered(ws: Workspace, fragment: Fragment) -> pl.DataFrame:
+    """All rows as the file has them: the accepted ones before their conversion, and between them those in quarantine."""
+    rows = scan_fragment(ws, fragment).collect()
+    if fragment.converted is not None:
+        rows = rows.with_columns(scan_rows(ws.blobs.local(fragment.converted)).collect())
+    refused = quarantined_rows(ws, fragment)
+    if refused is None:
+        return rows
+    numbered = rows.with_columns(pl.Series(ROW, accepted_places(ws, fragment), pl.UInt32))
+    return pl.concat([numbered, refused.drop(REASON)]).sort(ROW).drop(ROW)
+
+
+def _keep(ws: Workspace, source: Digest, file: str, contract: Contract, judged: Judged) -> Fragment:
+    """Store the rows of a file, unless a rule stops it; whoever was first has stored the fragment of that name."""
+    refuse(judged.violations, file)
+    fragment = Fragment(
+        source=source,
+        file=file,
+        ingest=_ingest(contract),
+        content=_put_rows(ws, judged.accepted),
+        rows=judged.accepted.height,
+        converted=_put_rows(ws, judged.converted) if judged.converted.width else None,
+        quarantine=_put_rows(ws, judged.quarantined) if judged.quarantined.height else None,
+        quarantined=judged.quarantined.height,
+        columns=schema_of(judged.accepted),
+        violations=judged.violations,
+        profile=profile_frame(judged.accepted),
+        sketches=put_sketches(ws, sketch_frame(judged.accepted)),
+    )
+    digest = digest_record(fragment)
+    blobs = {
+        "rows": fragment.content,
+        "converted": fragment.converted,
+        "quarantine": fragment.quarantine,
+        "sketches": fragment.sketches,
+    }
+    links = [Link(digest, blob, role) for role, blob in blobs.items() if blob is not None]
+    ws.commit(Put(fragment, fragment.name), *links)
+    return find_fragment(ws, fragment.name) or fragment
 
 
 def _ingest(contract: Contract) -> Digest:

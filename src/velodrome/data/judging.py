@@ -46,24 +46,30 @@ class Judged:
 
     Attributes:
         accepted: rows in the file's order, columns of the eight types of `schema`.
+        converted: the columns of these rows that the file has in another type, as it has them.
         quarantined: the other rows as the file has them, with ROW (uint32) and REASON.
         violations: the rules that are broken; rows under "stop" are among the accepted: see `refuse`.
     """
 
     accepted: pl.DataFrame
+    converted: pl.DataFrame
     quarantined: pl.DataFrame
     violations: tuple[Violation, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of the file: its type there, and the type and the values that are kept."""
+    """A column of the file: its type there, the type and the values that are kept, whether a rule says which type that is.
+
+    One without a single value has any type: a reader of text, who saw none, calls it text.
+    """
 
     name: str
     source: pl.DataType
     target: str
     kept: pl.Expr
     declared: bool
+    empty: bool
 
     @property
     def dtype(self) -> pl.DataType:
@@ -97,16 +103,20 @@ def judge(contract: Contract, raw: pl.DataFrame) -> Judged:
     Raises:
         SchemaError: a rule names a column that is not there or does not fit its type; a column has a type that is not kept.
     """
-    columns = _columns(contract, raw.schema)
+    columns = _columns(contract, raw)
     checks = [check for rule in contract.row_rules for check in _checks(rule, columns)] + _overflows(columns)
     marks = [f"{_MARK}{number}" for number in range(len(checks))]
     told = [check.broken.alias(mark) for mark, check in zip(marks, checks, strict=True)]
     marked = raw.lazy().select(*(column.kept.alias(column.name) for column in columns.values()), *told).collect()
     found = [(check, marked[mark]) for mark, check in zip(marks, checks, strict=True) if marked[mark].any()]
-    frame = marked.drop(marks)
     bad = _any_of(mark for check, mark in found if check.action == "quarantine")
+    accepted = marked.drop(marks)
+    converted = [raw[name] for name, column in columns.items() if column.source != column.dtype]
+    if bad is not None:
+        accepted, converted = accepted.filter(~bad), [column.filter(~bad) for column in converted]
     return Judged(
-        accepted=frame if bad is None else frame.filter(~bad),
+        accepted=accepted,
+        converted=pl.DataFrame(converted),
         quarantined=_quarantined(raw, found, bad),
         violations=tuple(_violation(raw, check, mark) for check, mark in found),
     )
@@ -140,14 +150,16 @@ def total(violations: Iterable[Violation]) -> tuple[Violation, ...]:
 # ------------------------------------------------------------------------------------------------------------- planning
 
 
-def _columns(contract: Contract, schema: pl.Schema) -> dict[str, _Column]:
+def _columns(contract: Contract, raw: pl.DataFrame) -> dict[str, _Column]:
     declared = {
         name: dtype for rule in contract.rules if isinstance(rule, Types) for name, dtype in rule.columns.items()
     }
     for name in declared:
-        require_column(name, schema, "vd.Types")
+        require_column(name, raw.columns, "vd.Types")
+    if ROW in raw.columns or REASON in raw.columns:
+        raise SchemaError(f"no column may be called {ROW} or {REASON}", remedy="give it another name in the file")
     columns = {}
-    for name, source in schema.items():
+    for name, source in raw.schema.items():
         target = declared.get(name) or stored_as(source)
         if target is None:
             raise SchemaError(
@@ -155,7 +167,8 @@ def _columns(contract: Contract, schema: pl.Schema) -> dict[str, _Column]:
                 received=str(source),
                 remedy="leave it out, or turn it into plain columns",
             )
-        columns[name] = _Column(name, source, target, convert(name, source, target), name in declared)
+        kept, empty = convert(name, source, target), raw[name].null_count() == raw.height
+        columns[name] = _Column(name, source, target, kept, name in declared, empty)
     return columns
 
 
@@ -167,10 +180,10 @@ def _checks(rule: RowRule, columns: dict[str, _Column]) -> Iterator[_Check]:
     elif isinstance(rule, NotNull):
         for name in names_of(rule.columns):
             yield _not_null(rule, _column(columns, name, "vd.NotNull"))
-    elif isinstance(rule, Between):
-        yield _between(rule, _column(columns, rule.column, "vd.Between"))
     else:
-        yield _one_of(rule, _column(columns, rule.column, "vd.OneOf"))
+        column = _column(columns, rule.column, f"vd.{type(rule).__name__}")
+        if not column.empty:
+            yield _between(rule, column) if isinstance(rule, Between) else _one_of(rule, column)
 
 
 def _overflows(columns: dict[str, _Column]) -> list[_Check]:

@@ -41,10 +41,10 @@ def hash_values(column: pl.Series) -> npt.NDArray[np.uint64]:
     return _hash_numbers(column.to_physical().cast(pl.Int64).to_numpy())
 
 
-def hash_places(fragment: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """One number for each row of a fragment, uint64 (rows,), from the fragment's name and the row's number in it."""
+def hash_places(file: str, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """One number for each row of a file, uint64 (rows,), from the digest of the file's bytes and the row's place in it."""
     return hash64(
-        rows.astype(np.uint64), derive_seed(*(int(fragment[start : start + 16], 16) for start in (0, 16, 32, 48)))
+        places.astype(np.uint64), derive_seed(*(int(file[start : start + 16], 16) for start in (0, 16, 32, 48)))
     )
 
 

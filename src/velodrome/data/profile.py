@@ -1,8 +1,9 @@
-"""Profiles: what a column looks like in a few numbers, made per fragment and merged, so that old files are not read again.
+"""Profiles and sketches: what a column looks like in a few numbers, and how its values are distributed. Both are made per
+fragment and merged, so that old files are not read again.
 
-Counts, extremes and values merge exactly, means and deviations up to rounding. Sums are NumPy's, over the rows in their
-order, so that they do not depend on the number of threads. Cost: a few passes over each column in memory, about 10 ns per
-number; a merge touches no rows.
+Counts, extremes and values merge exactly, means and deviations up to rounding, sketches within the error that they state.
+Sums are NumPy's, over the rows in their order, so that they do not depend on the number of threads. Cost: a few passes over
+each column in memory, about 10 ns per number, and a sort of each for the sketches; a merge touches no rows.
 """
 
 import math
@@ -13,17 +14,40 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from velodrome.core.digest import Digest, decode
 from velodrome.core.values import Record
 from velodrome.data.schema import Column, schema_of
+from velodrome.evaluation.sketches import (
+    CATEGORIES,
+    ColumnSketch,
+    FrequencySketch,
+    merge_columns,
+    sketch_counts,
+    sketch_numbers,
+)
+from velodrome.store.workspace import Workspace
 
-__all__ = ["MOST_VALUES", "ColumnProfile", "Profile", "ValueCount", "merge_profiles", "profile_frame"]
+__all__ = [
+    "MOST_VALUES",
+    "ColumnProfile",
+    "Profile",
+    "ValueCount",
+    "merge_profiles",
+    "merge_sketches",
+    "profile_frame",
+    "put_sketches",
+    "read_sketches",
+    "sketch_frame",
+]
 
 MOST_VALUES = 100
 """A column with more distinct values than this has no list of them."""
 
 _PROBE = 10_000
+_NUMBERS = ("int32", "int64", "float32", "float64")
 
 
 class ValueCount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,10 +78,21 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     values: tuple[ValueCount, ...] | None = None
 
 
-class Profile(Record, frozen=True, kw_only=True, tag="profile"):
-    """All columns of a snapshot in numbers."""
+class Profile(Record, frozen=True, kw_only=True, tag="profile", omit_defaults=True):
+    """All columns of a snapshot in numbers.
+
+    Attributes:
+        sketches: see `read_sketches`; None in what was written before there were any, whose digest stays as it was.
+    """
 
     columns: tuple[ColumnProfile, ...]
+    sketches: Digest | None = None
+
+
+class _Sketches(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The blob."""
+
+    columns: tuple[ColumnSketch, ...]
 
 
 def profile_frame(frame: pl.DataFrame) -> tuple[ColumnProfile, ...]:
@@ -74,6 +109,49 @@ def merge_profiles(columns: Iterable[Column], parts: Sequence[tuple[ColumnProfil
     """
     by_name = [{part.name: part for part in profile} for profile in parts]
     return tuple(_merge(column, [profile[column.name] for profile in by_name]) for column in columns)
+
+
+def sketch_frame(frame: pl.DataFrame) -> tuple[ColumnSketch, ...]:
+    """The sketch of each column, in the frame's order; its columns have the types of `schema`."""
+    return tuple(_sketch(frame[column.name], column.dtype) for column in schema_of(frame))
+
+
+def merge_sketches(columns: Iterable[Column], parts: Sequence[tuple[ColumnSketch, ...]]) -> tuple[ColumnSketch, ...]:
+    """The sketch of several fragments together; the arguments are those of `merge_profiles`."""
+    by_name = [{part.name: part for part in sketches} for sketches in parts]
+    merged = [(column, merge_columns([sketches[column.name] for sketches in by_name])) for column in columns]
+    return tuple(msgspec.structs.replace(sketch, dtype=column.dtype) for column, sketch in merged)
+
+
+def put_sketches(ws: Workspace, sketches: tuple[ColumnSketch, ...]) -> Digest:
+    """Store sketches as a blob of canonical JSON, about 10 kB for each column of numbers."""
+    # Every number in a sketch is finite and in the type of its field already: looking at each of them, as `canonical`
+    # does, would take twenty times as long as the encoding.
+    return ws.blobs.put(msgspec.json.encode(_Sketches(sketches), order="sorted")).digest
+
+
+def read_sketches(ws: Workspace, digest: Digest) -> tuple[ColumnSketch, ...]:
+    """The sketches of that blob."""
+    return decode(ws.blobs.read(digest), _Sketches).columns
+
+
+def _sketch(series: pl.Series, dtype: str) -> ColumnSketch:
+    nulls, quantiles, frequencies = series.null_count(), None, None
+    if dtype in _NUMBERS:
+        finite, nulls = _numbers(series)
+        quantiles = sketch_numbers(finite)
+    elif dtype in ("string", "boolean"):
+        frequencies = _frequencies(series.drop_nulls().cast(pl.String))
+    return ColumnSketch(
+        name=series.name, dtype=dtype, rows=len(series), nulls=nulls, quantiles=quantiles, frequencies=frequencies
+    )
+
+
+def _frequencies(present: pl.Series) -> FrequencySketch:
+    counts = _counts(present)
+    if counts.height > CATEGORIES:  # the others would not be kept; identifiers would be a million Python objects
+        counts = counts.top_k(CATEGORIES + 1, by="rows")
+    return sketch_counts(dict(counts.iter_rows()), len(present))
 
 
 def _profile(series: pl.Series, dtype: str) -> ColumnProfile:
@@ -95,9 +173,7 @@ def _profile(series: pl.Series, dtype: str) -> ColumnProfile:
 
 
 def _of_numbers(series: pl.Series, present: pl.Series, dtype: str) -> ColumnProfile:
-    numbers = present.to_numpy()
-    finite = numbers if series.dtype.is_integer() else numbers[np.isfinite(numbers)]
-    nulls = series.null_count() + int(np.isnan(numbers).sum())
+    finite, nulls = _numbers(series)
     if not len(finite):
         return ColumnProfile(name=series.name, dtype=dtype, count=0, nulls=nulls, values=_values(present))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -122,8 +198,20 @@ def _values(present: pl.Series) -> tuple[ValueCount, ...] | None:
         return None
     if present.head(_PROBE).n_unique() > MOST_VALUES:  # as good as always: spares the count of identifiers
         return None
-    counts = present.rename("value").value_counts(name="rows")
-    return _listed(dict(counts.iter_rows()))
+    return _listed(dict(_counts(present).iter_rows()))
+
+
+def _numbers(series: pl.Series) -> tuple[npt.NDArray[Any], int]:
+    """The finite values of a column of numbers, and how many are null or NaN."""
+    numbers = series.drop_nulls().to_numpy()
+    if series.dtype.is_integer():
+        return numbers, series.null_count()
+    return numbers[np.isfinite(numbers)], series.null_count() + int(np.isnan(numbers).sum())
+
+
+def _counts(present: pl.Series) -> pl.DataFrame:
+    """The columns value and rows: how many rows have each value."""
+    return present.rename("value").value_counts(name="rows")
 
 
 def _listed(counts: dict[str | int | bool, int]) -> tuple[ValueCount, ...] | None:
@@ -150,11 +238,22 @@ def _moments(parts: Sequence[ColumnProfile]) -> tuple[float | None, float | None
     count = sum(part.count for part in parts)
     if not count or any(part.mean is None for part in parts):
         return None, None
-    mean = math.fsum(part.count * (part.mean or 0.0) for part in parts) / count
+    mean = _sum(part.count * (part.mean or 0.0) for part in parts)
+    if mean is None:
+        return None, None
+    mean /= count
     if any(part.std is None for part in parts):
         return mean, None
-    squares = math.fsum(part.count * ((part.std or 0.0) ** 2 + ((part.mean or 0.0) - mean) ** 2) for part in parts)
-    return mean, math.sqrt(squares / count)
+    squares = _sum(part.count * ((part.std or 0.0) ** 2 + ((part.mean or 0.0) - mean) ** 2) for part in parts)
+    return mean, None if squares is None else math.sqrt(squares / count)
+
+
+def _sum(terms: Iterable[float]) -> float | None:
+    """The sum, or None where it is beyond what a float64 holds."""
+    try:
+        return _finite(math.fsum(terms))
+    except (OverflowError, ValueError):  # a sum, a square; infinities of both signs
+        return None
 
 
 def _as(dtype: str, bound: float | str) -> Any:

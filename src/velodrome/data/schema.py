@@ -125,12 +125,16 @@ def unify(parts: Iterable[tuple[str, tuple[Column, ...]]]) -> tuple[Column, ...]
 
 
 def _require_same_names(first: str, merged: Mapping[str, str], file: str, names: list[str]) -> None:
-    for name in merged.keys() ^ set(names):
-        here, there = (file, first) if name in merged else (first, file)
-        raise SchemaError(
-            f"{here} has no column {name!r}, which {there} has",
-            remedy="the files of a dataset have the same columns: mend the file, or narrow the glob",
-        )
+    missing, other = [name for name in merged if name not in names], [name for name in names if name not in merged]
+    if not missing and not other:
+        return
+    here, there, name = (file, first, missing[0]) if missing else (first, file, other[0])
+    told = {f"{file} lacks": missing, f"{first} lacks": other}
+    raise SchemaError(
+        f"{here} has no column {name!r}, which {there} has",
+        received="; ".join(f"{what} {', '.join(columns)}" for what, columns in told.items() if columns),
+        remedy="the files of a dataset have the same columns: mend the file, or narrow the glob",
+    )
 
 
 def _wider(one: str, other: str) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from velodrome.data.deliveries import Delivery, look
 from velodrome.data.exclusions import put_exclusions, read_exclusions, without
 from velodrome.data.fragments import (
     Fragment,
+    accepted_places,
     derive_fragment,
     find_fragment,
     fragment_name,
@@ -35,10 +36,20 @@ from velodrome.data.fragments import (
 )
 from velodrome.data.judging import REASON, ROW, Violation, refuse, total
 from velodrome.data.keys import hash_places, hash_values
-from velodrome.data.profile import ColumnProfile, Profile, merge_profiles, profile_frame
+from velodrome.data.profile import (
+    ColumnProfile,
+    Profile,
+    merge_profiles,
+    merge_sketches,
+    profile_frame,
+    put_sketches,
+    read_sketches,
+    sketch_frame,
+)
 from velodrome.data.schema import DTYPES, Column, in_types, require_column, schema_of, unify
 from velodrome.data.sources import list_files
 from velodrome.data.uniqueness import Repeats, find_repeats, unique_columns
+from velodrome.evaluation.sketches import ColumnSketch
 from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
@@ -49,7 +60,11 @@ __all__ = [
     "Taken",
     "check",
     "find_snapshot",
+    "fragment_of",
     "fragments_of",
+    "freeze",
+    "kept_places",
+    "newest_snapshot",
     "quarantine",
     "read_columns",
     "row_keys",
@@ -59,6 +74,8 @@ __all__ = [
 ]
 
 _ATTEMPTS = 5
+
+_Figures: TypeAlias = tuple[tuple[ColumnProfile, ...], tuple[ColumnSketch, ...]]
 
 
 class FragmentUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,12 +160,20 @@ def take_snapshot(ws: Workspace, dataset: Dataset) -> Taken:
         DataError: no row is left.
     """
     fragments, derived = _fragments(ws, dataset)
+    return freeze(ws, dataset, fragments, derived)
+
+
+def freeze(ws: Workspace, dataset: Dataset, fragments: Sequence[Fragment], derived: int) -> Taken:
+    """The snapshot of these fragments in this order, now the newest of its dataset; `derived` of them are new.
+
+    Raises:
+        SchemaError, ContractError, DataError: as `take_snapshot`.
+    """
     contract = canonical(describe(dataset.contract))
-    newest = _newest(ws, dataset.name)
-    if newest is not None and _is_of(newest, dataset, list(fragments), digest_bytes(contract)):
-        return Taken(digest_record(newest), newest, derived, len(fragments) - derived)
-    snapshot = _compose(ws, dataset, list(fragments.values()), ws.blobs.put(contract).digest)
-    _publish(ws, snapshot)
+    snapshot = newest_snapshot(ws, dataset.name)
+    if snapshot is None or not _is_of(snapshot, dataset, fragments, digest_bytes(contract)):
+        snapshot = _compose(ws, dataset, fragments, ws.blobs.put(contract).digest)
+        _publish(ws, snapshot)
     return Taken(digest_record(snapshot), snapshot, derived, len(fragments) - derived)
 
 
@@ -182,13 +207,19 @@ def check(ws: Workspace, dataset: Dataset) -> CheckReport:
     )
 
 
+def newest_snapshot(ws: Workspace, name: str) -> Snapshot | None:
+    """The newest snapshot of the dataset of that name, if one was taken."""
+    pointer = ws.ledger.pointer(f"dataset:{name}")
+    return read_record(ws.ledger, pointer.value, Snapshot) if pointer and pointer.value else None
+
+
 def find_snapshot(ws: Workspace, reference: str) -> Snapshot:
     """The newest snapshot of a dataset's name, or the one whose digest begins with `reference`.
 
     Raises:
         NotFound: none, or several.
     """
-    newest = _newest(ws, reference)
+    newest = newest_snapshot(ws, reference)
     if newest is not None:
         return newest
     known = [stored.digest for stored in ws.ledger.records(Snapshot.kind())]
@@ -204,13 +235,25 @@ def find_snapshot(ws: Workspace, reference: str) -> Snapshot:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def fragments_of(ws: Workspace, snapshot: Snapshot) -> tuple[Fragment, ...]:
-    """The fragments of a snapshot in its order.
+def fragment_of(ws: Workspace, use: FragmentUse) -> Fragment:
+    """The record of a fragment that a snapshot has.
 
     Raises:
         NotFound: the snapshot belongs to another workspace.
     """
-    return tuple(_fragment(ws, use.fragment) for use in snapshot.fragments)
+    fragment = find_fragment(ws, use.fragment)
+    if fragment is None:
+        raise NotFound(
+            "a fragment of the snapshot is not in this ledger",
+            received=use.fragment,
+            remedy="is this the right workspace?",
+        )
+    return fragment
+
+
+def fragments_of(ws: Workspace, snapshot: Snapshot) -> tuple[Fragment, ...]:
+    """The fragments of a snapshot in its order; raises as `fragment_of` does."""
+    return tuple(fragment_of(ws, use) for use in snapshot.fragments)
 
 
 def scan(ws: Workspace, snapshot: Snapshot) -> pl.LazyFrame:
@@ -220,7 +263,7 @@ def scan(ws: Workspace, snapshot: Snapshot) -> pl.LazyFrame:
 
 def scan_use(ws: Workspace, snapshot: Snapshot, use: FragmentUse) -> pl.LazyFrame:
     """The rows that one fragment brings into a snapshot, in the snapshot's columns and types."""
-    fragment = _fragment(ws, use.fragment)
+    fragment = fragment_of(ws, use)
     rows = without(scan_fragment(ws, fragment), read_exclusions(ws, use.excluded))
     return rows.select(in_types(snapshot.columns, fragment.columns))
 
@@ -238,14 +281,23 @@ def read_columns(ws: Workspace, snapshot: Snapshot, columns: Sequence[str]) -> p
 
 
 def row_keys(ws: Workspace, snapshot: Snapshot) -> npt.NDArray[np.uint64]:
-    """The number that identifies each row, uint64 (rows,): from its key, else from its fragment and place (see `keys`).
+    """The number that identifies each row, uint64 (rows,): from its key, else from its file's bytes and its place in them.
+
+    So it stays when another contract lets other rows in.
 
     Raises:
         DataError: a key is missing.
     """
     if snapshot.key is not None:
         return hash_values(read_columns(ws, snapshot, [snapshot.key])[snapshot.key])
-    return np.concatenate([hash_places(use.fragment, _places(ws, use)) for use in snapshot.fragments])
+    pairs = zip(snapshot.fragments, fragments_of(ws, snapshot), strict=True)
+    return np.concatenate([hash_places(fragment.source, kept_places(ws, use)) for use, fragment in pairs])
+
+
+def kept_places(ws: Workspace, use: FragmentUse) -> npt.NDArray[np.int64]:
+    """The numbers in their file, from 1, of the rows that a fragment brings into a snapshot, int64 (rows,), ascending."""
+    places = accepted_places(ws, fragment_of(ws, use))
+    return np.delete(places, list(read_exclusions(ws, use.excluded).rows))
 
 
 def quarantine(ws: Workspace, snapshot: Snapshot) -> pl.DataFrame:
@@ -268,40 +320,24 @@ def quarantine(ws: Workspace, snapshot: Snapshot) -> pl.DataFrame:
 
 def _aside(ws: Workspace, use: FragmentUse) -> Iterator[pl.DataFrame]:
     """The rows of one file that are kept aside: those that broke a rule by themselves, those that repeat another."""
-    fragment = _fragment(ws, use.fragment)
+    fragment = fragment_of(ws, use)
     named = pl.lit(fragment.file).alias("__file")
-    places = np.arange(1, fragment.rows + fragment.quarantined + 1, dtype=np.uint32)
     refused = quarantined_rows(ws, fragment)
     if refused is not None:
         yield refused.with_columns(named)
-        places = np.delete(places, refused[ROW].to_numpy() - 1)
     excluded = read_exclusions(ws, use.excluded)
     if excluded.rows:
         rows = list(excluded.rows)
-        told = (pl.Series(ROW, places[rows]), pl.Series(REASON, excluded.reasons), named)
+        places = accepted_places(ws, fragment)[rows]
+        told = (pl.Series(ROW, places, pl.UInt32), pl.Series(REASON, excluded.reasons), named)
         yield scan_fragment(ws, fragment).collect()[rows].with_columns(*told)
-
-
-def _places(ws: Workspace, use: FragmentUse) -> npt.NDArray[np.int64]:
-    """The numbers of the rows that a use keeps of its fragment, int64, ascending."""
-    excluded = list(read_exclusions(ws, use.excluded).rows)
-    return np.delete(np.arange(use.rows + len(excluded), dtype=np.int64), excluded)
-
-
-def _fragment(ws: Workspace, name: Digest) -> Fragment:
-    fragment = find_fragment(ws, name)
-    if fragment is None:
-        raise NotFound(
-            "a fragment of the snapshot is not in this ledger", received=name, remedy="is this the right workspace?"
-        )
-    return fragment
 
 
 # --------------------------------------------------------------------------------------------------------------- taking
 
 
-def _fragments(ws: Workspace, dataset: Dataset) -> tuple[dict[Digest, Fragment], int]:
-    """The fragment of each file by name, in the files' order, each once; and how many were derived now."""
+def _fragments(ws: Workspace, dataset: Dataset) -> tuple[list[Fragment], int]:
+    """The fragment of each file, in the files' order, each once; and how many were derived now."""
     deliveries = look(ws, list_files(ws, dataset.source))
     fragments: dict[Digest, Fragment] = {}
     derived = 0
@@ -313,16 +349,16 @@ def _fragments(ws: Workspace, dataset: Dataset) -> tuple[dict[Digest, Fragment],
                 derived += known is None
                 fragments[name] = known or derive_fragment(ws, delivery, dataset.contract)
             task.advance(note=delivery.name)
-    return fragments, derived
+    return list(fragments.values()), derived
 
 
-def _is_of(snapshot: Snapshot, dataset: Dataset, names: list[Digest], contract: Digest) -> bool:
+def _is_of(snapshot: Snapshot, dataset: Dataset, fragments: Sequence[Fragment], contract: Digest) -> bool:
     """Whether a snapshot is what the dataset would become now: a snapshot is a function of these."""
-    same_rows = [use.fragment for use in snapshot.fragments] == names
+    same_rows = [use.fragment for use in snapshot.fragments] == [fragment.name for fragment in fragments]
     return same_rows and (snapshot.key, snapshot.time, snapshot.contract) == (dataset.key, dataset.time, contract)
 
 
-def _compose(ws: Workspace, dataset: Dataset, fragments: list[Fragment], contract: Digest) -> Snapshot:
+def _compose(ws: Workspace, dataset: Dataset, fragments: Sequence[Fragment], contract: Digest) -> Snapshot:
     """The snapshot of these fragments; its blobs and profile are stored."""
     columns = unify([(fragment.file, fragment.columns) for fragment in fragments])
     _require_key_and_time(dataset, columns)
@@ -334,10 +370,7 @@ def _compose(ws: Workspace, dataset: Dataset, fragments: list[Fragment], contrac
     rows = sum(use.rows for use in uses)
     quarantined = sum(fragment.rows + fragment.quarantined for fragment in fragments) - rows
     _require_rows(dataset, rows, quarantined, violations)
-    profile = Profile(
-        columns=merge_profiles(columns, [_profile(ws, *pair) for pair in zip(uses, fragments, strict=True)])
-    )
-    ws.commit(Put(profile))
+    profile = _put_profile(ws, columns, [_figures(ws, *pair) for pair in zip(uses, fragments, strict=True)])
     time_from, time_to = _extremes(profile, dataset.time)
     return Snapshot(
         dataset=dataset.name,
@@ -369,11 +402,20 @@ def _use(ws: Workspace, fragment: Fragment, rows: npt.NDArray[np.int64], reasons
     return FragmentUse(fragment.name, fragment.rows - len(rows), put_exclusions(ws, rows, reasons))
 
 
-def _profile(ws: Workspace, use: FragmentUse, fragment: Fragment) -> tuple[ColumnProfile, ...]:
-    """The profile of the rows that are kept: the fragment's own, unless some are not."""
-    if use.excluded is None:
-        return fragment.profile
-    return profile_frame(without(scan_fragment(ws, fragment), read_exclusions(ws, use.excluded)).collect())
+def _figures(ws: Workspace, use: FragmentUse, fragment: Fragment) -> _Figures:
+    """The profile and the sketches of the rows that are kept: the fragment's own, unless some are not."""
+    if use.excluded is None and fragment.sketches is not None:
+        return fragment.profile, read_sketches(ws, fragment.sketches)
+    kept = without(scan_fragment(ws, fragment), read_exclusions(ws, use.excluded)).collect()
+    return profile_frame(kept), sketch_frame(kept)
+
+
+def _put_profile(ws: Workspace, columns: Sequence[Column], figures: Sequence[_Figures]) -> Profile:
+    """The profile of all fragments together, stored with its sketches."""
+    sketches = put_sketches(ws, merge_sketches(columns, [sketches for _, sketches in figures]))
+    profile = Profile(columns=merge_profiles(columns, [profile for profile, _ in figures]), sketches=sketches)
+    ws.commit(Put(profile), Link(digest_record(profile), sketches, "sketches"))
+    return profile
 
 
 def _require_key_and_time(dataset: Dataset, columns: Sequence[Column]) -> None:
@@ -407,11 +449,6 @@ def _extremes(profile: Profile, time: str | None) -> tuple[datetime | None, date
     if found is None or found.minimum is None:
         return None, None
     return datetime.fromisoformat(str(found.minimum)), datetime.fromisoformat(str(found.maximum))
-
-
-def _newest(ws: Workspace, name: str) -> Snapshot | None:
-    pointer = ws.ledger.pointer(f"dataset:{name}")
-    return read_record(ws.ledger, pointer.value, Snapshot) if pointer and pointer.value else None
 
 
 def _publish(ws: Workspace, snapshot: Snapshot) -> None:

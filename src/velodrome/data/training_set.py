@@ -22,7 +22,7 @@ from velodrome.data.splits import TEST, TRAIN, VALIDATION, RandomSplit, TimeSpli
 from velodrome.data.transforms import Preparation, apply, fit_preparation
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Ingredients", "TrainingSet", "build_training_set", "test_rows"]
+__all__ = ["Ingredients", "TrainingSet", "build_training_set", "test_keys", "test_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,13 @@ def test_rows(ws: Workspace, snapshot: Snapshot, made_from: Ingredients, columns
     wanted = tuple(dict.fromkeys([*made_from.features, *columns]))
     frame = _read(ws, snapshot, made_from, wanted)
     return frame.filter(_parts(ws, snapshot, made_from, frame) == TEST)
+
+
+def test_keys(ws: Workspace, snapshot: Snapshot, made_from: Ingredients) -> npt.NDArray[np.uint64]:
+    """The keys of the rows of the test part, uint64 (rows,), in the order of `test_rows`; see `snapshots.row_keys`."""
+    frame = _read(ws, snapshot, made_from, ())
+    keys: npt.NDArray[np.uint64] = row_keys(ws, snapshot)[_parts(ws, snapshot, made_from, frame) == TEST]
+    return keys
 
 
 def _read(ws: Workspace, snapshot: Snapshot, made_from: Ingredients, columns: Sequence[str]) -> pl.DataFrame:
