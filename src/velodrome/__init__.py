@@ -12,8 +12,10 @@ _HOME = {
     "velodrome.data.sources": ["Files"],
     "velodrome.data.splits": ["RandomSplit", "TimeSplit"],
     "velodrome.data.steps": ["Calendar", "Encode", "Impute", "Scale"],
+    "velodrome.evaluation.drift": ["Drift"],
     "velodrome.evaluation.gates": ["AtLeast", "AtMost", "NotWorse"],
     "velodrome.evaluation.report": ["Evaluation"],
+    "velodrome.monitoring.decide": ["Retrain"],
     "velodrome.recipe": ["Operate", "Recipe"],
     "velodrome.registry.approvals": ["PersonApproval", "PolicyApproval"],
     "velodrome.store.workspace": ["Workspace"],
@@ -27,7 +29,7 @@ _HOME = {
         "Sklearn",
         "Torch",
     ],
-    "velodrome.workspace": ["load", "open", "predict", "run", "runs", "snapshot", "track"],
+    "velodrome.workspace": ["load", "open", "predict", "retrain", "run", "runs", "snapshot", "track"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

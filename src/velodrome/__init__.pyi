@@ -12,10 +12,12 @@ from velodrome.data.steps import Calendar as Calendar
 from velodrome.data.steps import Encode as Encode
 from velodrome.data.steps import Impute as Impute
 from velodrome.data.steps import Scale as Scale
+from velodrome.evaluation.drift import Drift as Drift
 from velodrome.evaluation.gates import AtLeast as AtLeast
 from velodrome.evaluation.gates import AtMost as AtMost
 from velodrome.evaluation.gates import NotWorse as NotWorse
 from velodrome.evaluation.report import Evaluation as Evaluation
+from velodrome.monitoring.decide import Retrain as Retrain
 from velodrome.recipe import Operate as Operate
 from velodrome.recipe import Recipe as Recipe
 from velodrome.registry.approvals import PersonApproval as PersonApproval
@@ -32,6 +34,7 @@ from velodrome.training.learners import Torch as Torch
 from velodrome.workspace import load as load
 from velodrome.workspace import open as open
 from velodrome.workspace import predict as predict
+from velodrome.workspace import retrain as retrain
 from velodrome.workspace import run as run
 from velodrome.workspace import runs as runs
 from velodrome.workspace import snapshot as snapshot

@@ -14,6 +14,7 @@ from velodrome.data.splits import RandomSplit, TimeSplit
 from velodrome.data.steps import Calendar, Encode, Impute, Scale
 from velodrome.evaluation.gates import AtLeast, AtMost, NotWorse
 from velodrome.evaluation.report import Evaluation
+from velodrome.monitoring.decide import Retrain
 from velodrome.registry.approvals import PersonApproval, PolicyApproval
 from velodrome.training.learners import Sklearn, Torch
 
@@ -21,9 +22,15 @@ __all__ = ["Operate", "Recipe"]
 
 
 class Operate(Value, frozen=True, kw_only=True, tag="operate"):
-    """What happens with a version that passed its gates: approved by a policy and made champion, or left for a person."""
+    """What happens around training.
+
+    Attributes:
+        approval: a version that passed its gates is made champion by a policy, or left for a person.
+        retrain: when new data leads to another training; see `velodrome retrain`.
+    """
 
     approval: PolicyApproval | PersonApproval = PersonApproval()
+    retrain: Retrain = Retrain()
 
 
 class Recipe(Value, frozen=True, tag="recipe"):

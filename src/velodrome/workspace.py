@@ -6,12 +6,14 @@ The only place that composes: a configuration becomes a `Workspace` here.
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from velodrome.control import pipeline
+from velodrome.control import pipeline, retraining
+from velodrome.control.declaring import source_of
 from velodrome.core.config import CONFIG_NAME, read_config
 from velodrome.data.dataset import Dataset
 from velodrome.data.snapshots import Taken, take_snapshot
@@ -22,7 +24,7 @@ from velodrome.serving.batch import Predicted, load_model, predict_file
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.track import TrackedRun, tracked
 
-__all__ = ["load", "open", "predict", "run", "runs", "snapshot", "track"]
+__all__ = ["load", "open", "predict", "retrain", "run", "runs", "snapshot", "track"]
 
 
 def open(path: str | Path | None = None) -> Workspace:  # noqa: A001 - vd.open is the product's word
@@ -45,6 +47,16 @@ def run(recipe: Recipe, *, seed: int = 0, fresh: bool = False, ws: Workspace | N
     file, cells = _caller()
     with _opened(ws) as opened:
         return pipeline.run(opened, recipe, file=file, cells=cells, seed=seed, fresh=fresh)
+
+
+def retrain(
+    recipe: Recipe, *, seed: int = 0, now: datetime | None = None, asked: bool = False, ws: Workspace | None = None
+) -> retraining.Cycled:
+    """Look at what arrived, decide whether to train again, and if so train, judge, and promote or refuse."""
+    file, cells = _caller()
+    with _opened(ws) as opened:
+        source = source_of(opened, file, cells)
+        return retraining.retrain(opened, recipe, source, seed=seed, now=now, asked=asked)
 
 
 def runs(name: str | None = None, *, ws: Workspace | None = None) -> pl.DataFrame:

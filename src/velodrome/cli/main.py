@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velodrome.cli import data, models, runs, work
+from velodrome.cli import data, loop, models, runs, work
 from velodrome.cli.output import print_error
 from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
 )
 work.add_to(app)
+loop.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

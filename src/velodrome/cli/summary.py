@@ -4,6 +4,7 @@ from velodrome.cli.output import print_table, say
 from velodrome.control.pipeline import Result
 from velodrome.core.units import show_duration
 from velodrome.evaluation.bootstrap import Estimate
+from velodrome.evaluation.calibration import Calibration
 
 __all__ = ["interval", "print_result"]
 
@@ -27,6 +28,7 @@ def print_result(result: Result) -> None:
             (name, f"{interval(estimate)} on {estimate.rows} test rows")
             for name, estimate in result.report.metrics.items()
         ),
+        *([("calibration", _calibration(result.report.calibration))] if result.report.calibration else []),
         *(("gate passed" if verdict.passed else "gate FAILED", verdict.why) for verdict in result.verdicts),
         ("version", f"{result.version}, {result.state}{', champion' if result.champion else ''}"),
         ("took", show_duration(result.seconds)),
@@ -35,6 +37,10 @@ def print_result(result: Result) -> None:
     say("")
     for hint in _next(result):
         say(f"next: {hint}")
+
+
+def _calibration(found: Calibration) -> str:
+    return f"error {found.error:.3g}; chance alone makes {found.chance:.2g}"
 
 
 def _next(result: Result) -> list[str]:

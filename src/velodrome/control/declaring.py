@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from velodrome.control.loading import project_root
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.extras import load
 from velodrome.core.values import describe
-from velodrome.data.snapshots import Taken, take_snapshot
+from velodrome.data.snapshots import Snapshot, Taken, take_snapshot
 from velodrome.data.training_set import Ingredients
 from velodrome.recipe import Recipe
 from velodrome.registry.code import Captured, capture, capture_source
@@ -15,7 +16,7 @@ from velodrome.store.ledger import Put, digest_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.learners import Torch, learner_kind
 
-__all__ = ["Declared", "Source", "declare"]
+__all__ = ["Declared", "Source", "declare", "source_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Source:
     root: Path
     file: Path | None = None
     cells: tuple[str, ...] = ()
+
+
+def source_of(ws: Workspace, file: Path | None, cells: tuple[str, ...]) -> Source:
+    """Where a recipe was declared: in `file`, whose project is found from it, or in `cells` of the workspace's project."""
+    return Source(project_root(file), file.resolve()) if file else Source(ws.root, None, cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +64,13 @@ class Declared:
         )
 
 
-def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int) -> Declared:
-    """Take the snapshot, capture the code, look at the environment; each is stored under its digest.
+def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, snapshot: Snapshot | None = None) -> Declared:
+    """Take the snapshot (or go on with the given one), capture the code, look at the environment; each is stored.
 
     Raises:
         DataError: the data breaks its contract in a way that stops.
     """
-    taken = take_snapshot(ws, recipe.data)
+    taken = _known(snapshot) if snapshot else take_snapshot(ws, recipe.data)
     code = capture(ws, source.file, source.root) if source.file else capture_source(ws, list(source.cells))
     environment = _environment(recipe)
     ws.commit(Put(environment))
@@ -77,6 +83,10 @@ def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int) -> Declare
         "seed": seed,
     }
     return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named))
+
+
+def _known(snapshot: Snapshot) -> Taken:
+    return Taken(digest_record(snapshot), snapshot, 0, len(snapshot.fragments))
 
 
 def _environment(recipe: Recipe) -> Environment:

@@ -1,5 +1,6 @@
 """Judging a trained model on the test rows: its report, the comparison with the champion on the same rows, the gates' verdicts."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,15 @@ from velodrome.control.training import Trained
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.values import describe
 from velodrome.data.labels import LabelCoding, encode_labels
-from velodrome.data.training_set import test_rows
+from velodrome.data.snapshots import Snapshot, row_keys
+from velodrome.data.training_set import test_keys, test_rows
 from velodrome.evaluation.gates import Comparison, NotWorse, Verdict, compare, judge
 from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metrics
 from velodrome.models.manifest import read_manifest
 from velodrome.models.predictor import load_artifact
+from velodrome.recipe import Recipe
 from velodrome.registry.runs import get_run, outcome_of
-from velodrome.registry.versions import Version, find_alias
+from velodrome.registry.versions import CHAMPION, Version, find_alias
 from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
@@ -27,11 +30,18 @@ __all__ = ["Judged", "judge_run"]
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """The report of a run and what the gates say to it."""
+    """The report of a run and what the gates say to it.
+
+    Attributes:
+        champion: the version it was compared with, by reference; None where there was none.
+        comparisons: with the champion by the primary metric, and what the gates asked for besides.
+    """
 
     report: Digest
     figures: Report
     verdicts: tuple[Verdict, ...]
+    champion: str | None
+    comparisons: tuple[Comparison, ...]
 
     @property
     def passed(self) -> bool:
@@ -55,19 +65,30 @@ class _Examination:
 
 def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
     """Evaluate the run on the test rows (or find its report) and ask the gates."""
-    examination = _examination(ws, declared, trained)
+    others = _others(ws, declared.recipe)
+    examination = _examination(ws, declared, trained, others.values())
     report = _report(ws, declared, trained, examination)
     figures = read_record(ws.ledger, report, Report)
-    return Judged(
-        report, figures, judge(declared.recipe.gates, figures, _comparisons(ws, declared, trained, examination))
-    )
+    comparisons = _comparisons(ws, declared, trained, examination, others)
+    champion = others.get(CHAMPION)
+    verdicts = judge(declared.recipe.gates, figures, comparisons)
+    return Judged(report, figures, verdicts, champion.reference if champion else None, comparisons)
 
 
-def _examination(ws: Workspace, declared: Declared, trained: Trained) -> _Examination:
+def _others(ws: Workspace, recipe: Recipe) -> dict[str, Version]:
+    """The versions that a run is compared with, by alias: the champion, and those that gates name."""
+    aliases = dict.fromkeys([CHAMPION, *(gate.than for gate in recipe.gates if isinstance(gate, NotWorse))])
+    found = {alias: find_alias(ws, recipe.name, alias) for alias in aliases}
+    return {alias: version for alias, version in found.items() if version}
+
+
+def _examination(ws: Workspace, declared: Declared, trained: Trained, others: Iterable[Version]) -> _Examination:
     manifest = read_manifest(ws, trained.artifact)
     coding = LabelCoding(manifest.task, manifest.classes)
     plan, time = declared.recipe.evaluation or Evaluation(), declared.recipe.data.time
-    rows = test_rows(ws, declared.taken.snapshot, declared.ingredients(), plan.cohorts)
+    known = {column.name for column in declared.taken.snapshot.columns}
+    inputs = [name for other in others for name in read_manifest(ws, other.artifact).reads if name in known]
+    rows = test_rows(ws, declared.taken.snapshot, declared.ingredients(), [*plan.cohorts, *inputs])
     days = rows[time].dt.epoch("d").to_numpy() if time and plan.by == "days" else None
     return _Examination(plan, coding, rows, encode_labels(coding, rows[declared.recipe.label]), days, declared.seed)
 
@@ -87,34 +108,42 @@ def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examinatio
     return digest
 
 
-def _comparisons(ws: Workspace, declared: Declared, trained: Trained, on: _Examination) -> list[Comparison]:
-    found = []
-    for gate in declared.recipe.gates:
-        other = find_alias(ws, declared.recipe.name, gate.than) if isinstance(gate, NotWorse) else None
-        if isinstance(gate, NotWorse) and other:
-            metrics = plan_metrics(on.plan, on.coding.task)
-            metric = metrics[gate.metric] if gate.metric else next(iter(metrics.values()))
-            scores = (on.score(ws, trained.artifact), on.score(ws, _judged_artifact(ws, other)))
-            found.append(
-                compare(
-                    gate.than,
-                    metric,
-                    on.target,
-                    *scores,
-                    seed=on.seed,
-                    resamples=on.plan.resamples,
-                    level=on.plan.level,
-                    groups=on.days,
-                )
-            )
-    return found
+def _comparisons(
+    ws: Workspace, declared: Declared, trained: Trained, on: _Examination, others: Mapping[str, Version]
+) -> tuple[Comparison, ...]:
+    if not others:
+        return ()
+    metrics = plan_metrics(on.plan, on.coding.task)
+    primary = next(iter(metrics))
+    asked = [(gate.than, gate.metric or primary) for gate in declared.recipe.gates if isinstance(gate, NotWorse)]
+    pairs = [pair for pair in dict.fromkeys([(CHAMPION, primary), *asked]) if pair[0] in others]
+    own = on.score(ws, trained.artifact)
+    keys = test_keys(ws, declared.taken.snapshot, declared.ingredients())
+    scores = {alias: on.score(ws, _fair_artifact(ws, other, keys)) for alias, other in others.items()}
+    return tuple(
+        compare(
+            alias,
+            metrics[metric],
+            on.target,
+            own,
+            scores[alias],
+            seed=on.seed,
+            resamples=on.plan.resamples,
+            level=on.plan.level,
+            groups=on.days,
+        )
+        for alias, metric in pairs
+    )
 
 
-def _judged_artifact(ws: Workspace, version: Version) -> Digest:
-    """The artifact that may be compared on test rows: a refit saw them, so its judge stands for it."""
+def _fair_artifact(ws: Workspace, version: Version, keys: npt.NDArray[np.uint64]) -> Digest:
+    """What stands for a version on test rows: itself, unless it is a refit that saw one of them; then its judge."""
     run = get_run(ws, version.run)
     judged = outcome_of(ws, run.judge) if run.judge else None
-    return judged.artifact if judged and judged.artifact else version.artifact
+    if judged is None or judged.artifact is None or run.snapshot is None:
+        return version.artifact
+    seen = row_keys(ws, read_record(ws.ledger, run.snapshot, Snapshot))
+    return judged.artifact if np.isin(keys, seen).any() else version.artifact
 
 
 def _texts(column: pl.Series) -> npt.NDArray[np.object_]:

@@ -7,24 +7,25 @@ from pathlib import Path
 
 import msgspec
 
-from velodrome.control.declaring import Declared, Source, declare
+from velodrome.control.declaring import Declared, declare, source_of
 from velodrome.control.judging import Judged, judge_run
-from velodrome.control.loading import project_root
 from velodrome.control.training import Trained, train
 from velodrome.core.digest import Digest, digest_json
+from velodrome.core.errors import PointerMoved
 from velodrome.core.values import describe
-from velodrome.evaluation.gates import Verdict
+from velodrome.evaluation.gates import Comparison, Verdict
 from velodrome.evaluation.report import Report
 from velodrome.recipe import Recipe
 from velodrome.registry.approvals import PolicyApproval
 from velodrome.registry.versions import (
-    Version,
+    CHAMPION,
     VersionState,
     approve,
     find_alias,
     move_state,
     promote,
     register,
+    reject,
     resolve,
     state_of,
 )
@@ -32,7 +33,9 @@ from velodrome.store.ledger import Move, read_record
 from velodrome.store.locks import hold
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Result", "run"]
+__all__ = ["Result", "execute", "run"]
+
+_ATTEMPTS = 5
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         found: nothing had to be done: the same run, with the same gates, was recorded before.
         run: id of the run that was judged; `artifact_run` is its refit where there is one.
         report: the figures on the test rows, always those of the judged run.
+        against: the champion that it was compared with, by reference. comparisons: with it, and as the gates asked.
     """
 
     model: str
@@ -58,6 +62,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     report: Report
     verdicts: tuple[Verdict, ...]
+    against: str | None
+    comparisons: tuple[Comparison, ...]
     seconds: float
 
     @property
@@ -71,11 +77,22 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was decided about a judged run under certain gates, kept so that it need not be decided again."""
+    """What was decided about a judged run under certain gates, kept so that it need not be decided again.
+
+    Attributes:
+        settled: the version was brought to where the verdicts put it.
+    """
 
     version: str
     report: Digest
     verdicts: tuple[Verdict, ...]
+    against: str | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    settled: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
 
 
 def run(
@@ -97,43 +114,86 @@ def run(
         RunHeld: another process executes the same run.
         VelodromeError: see docs/errors.md; nothing earlier is touched.
     """
+    return execute(ws, declare(ws, recipe, source_of(ws, file, cells), seed), fresh=fresh)
+
+
+def execute(ws: Workspace, declared: Declared, *, fresh: bool = False) -> Result:
+    """Everything after the declaration. Raises as `run`."""
     begun = ws.clock.monotonic()
-    source = Source(project_root(file), file.resolve()) if file else Source(ws.root, None, cells)
-    declared = declare(ws, recipe, source, seed)
     with hold(ws.lock(f"run-{declared.key}"), ws.holder):
         judge = train(ws, declared, fresh=fresh)
-        decided = _decision(ws, declared, judge)
-        found = judge.found and decided is not None
-        decision = decided or _decide(ws, declared, judge, fresh)
+        known = _recorded(ws, declared, judge)
+        found = judge.found and known is not None and known.settled
+        decision = known if known and known.settled else _decide(ws, declared, judge, known, fresh)
     return _result(ws, declared, judge, decision, found, ws.clock.monotonic() - begun)
 
 
-def _decide(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> _Decision:
+def _decide(ws: Workspace, declared: Declared, judge: Trained, known: _Decision | None, fresh: bool) -> _Decision:
+    """Judge, refit, register, and bring the version to where the verdicts put it.
+
+    What was judged is recorded before anything moves, since after a promotion the champion is the run's own version. When
+    another champion comes meanwhile, the version is judged again beside that one.
+    """
+    decision = known or _judge(ws, declared, judge, fresh)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _move(ws, declared, decision)
+        except PointerMoved:
+            if attempt == _ATTEMPTS:
+                raise
+            decision = _judge_again(ws, declared, judge, decision)
+        else:
+            break
+    return _record(ws, declared, judge, msgspec.structs.replace(decision, settled=True), decision)
+
+
+def _judge(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> _Decision:
     judged = judge_run(ws, declared, judge)
     final = train(ws, declared, judge=judge, fresh=fresh) if judged.passed and declared.recipe.refit else judge
     version = register(ws, model=declared.recipe.name, run=final.run.id, artifact=final.artifact, report=judged.report)
-    _settle(ws, declared, version, judged)
-    decision = _Decision(version.reference, judged.report, judged.verdicts)
-    subject = _subject(declared, judge)
-    ws.commit(Move(subject, None, msgspec.json.encode(decision).decode(), "run.decided"))
+    return _record(ws, declared, judge, _decision_of(version.reference, judged), None)
+
+
+def _judge_again(ws: Workspace, declared: Declared, judge: Trained, before: _Decision) -> _Decision:
+    return _record(ws, declared, judge, _decision_of(before.version, judge_run(ws, declared, judge)), before)
+
+
+def _decision_of(version: str, judged: Judged) -> _Decision:
+    return _Decision(version, judged.report, judged.verdicts, judged.champion, judged.comparisons)
+
+
+def _record(
+    ws: Workspace, declared: Declared, judge: Trained, decision: _Decision, before: _Decision | None
+) -> _Decision:
+    known = _text(before) if before else None
+    type_ = "run.decided" if decision.settled else "run.judged"
+    ws.commit(Move(_subject(declared, judge), known, _text(decision), type_))
     return decision
 
 
-def _settle(ws: Workspace, declared: Declared, version: Version, judged: Judged) -> None:
-    """Bring a version to where the verdicts and the approval policy put it; each move is skipped if it was made before."""
-    reasons = "; ".join(verdict.why for verdict in judged.verdicts) or "the recipe has no gates"
-    if state_of(ws, version) is VersionState.DRAFT:
-        to = VersionState.CANDIDATE if judged.passed else VersionState.REJECTED
-        move_state(ws, version.reference, to, reason=reasons, actor="policy:gates")
-    approval = declared.recipe.operate.approval
-    if not isinstance(approval, PolicyApproval) or not judged.passed:
+def _text(decision: _Decision) -> str:
+    return msgspec.json.encode(decision).decode()
+
+
+def _move(ws: Workspace, declared: Declared, decision: _Decision) -> None:
+    """The moves that are left; each is skipped if it was made before."""
+    version = resolve(ws, decision.version)
+    reasons = "; ".join(verdict.why for verdict in decision.verdicts) or "the recipe has no gates"
+    state = state_of(ws, version)
+    if not decision.passed:
+        if state in (VersionState.DRAFT, VersionState.CANDIDATE):
+            reject(ws, version.reference, reason=reasons, actor="policy:gates")
         return
-    actor = f"policy:{approval.name}"
-    if state_of(ws, version) is VersionState.CANDIDATE:
-        approve(ws, version.reference, reason=reasons, actor=actor)
-    champion = find_alias(ws, version.model, "champion")
-    if state_of(ws, version) is VersionState.APPROVED and (champion is None or champion.number < version.number):
-        promote(ws, version.reference, reason=reasons, actor=actor)
+    if state is VersionState.DRAFT:
+        move_state(ws, version.reference, VersionState.CANDIDATE, reason=reasons, actor="policy:gates")
+    approval = declared.recipe.operate.approval
+    if isinstance(approval, PolicyApproval):
+        if state_of(ws, version) is VersionState.CANDIDATE:
+            approve(ws, version.reference, reason=reasons, actor=approval.actor)
+        champion = find_alias(ws, version.model, CHAMPION)
+        older = champion is None or champion.number < version.number
+        if older and state_of(ws, version) is VersionState.APPROVED:
+            promote(ws, version.reference, reason=reasons, actor=approval.actor, over=decision.against)
 
 
 def _subject(declared: Declared, judge: Trained) -> str:
@@ -142,7 +202,7 @@ def _subject(declared: Declared, judge: Trained) -> str:
     return f"decision:{judge.run.id}:{terms}"
 
 
-def _decision(ws: Workspace, declared: Declared, judge: Trained) -> _Decision | None:
+def _recorded(ws: Workspace, declared: Declared, judge: Trained) -> _Decision | None:
     pointer = ws.ledger.pointer(_subject(declared, judge))
     return msgspec.json.decode(pointer.value, type=_Decision) if pointer and pointer.value else None
 
@@ -151,7 +211,7 @@ def _result(
     ws: Workspace, declared: Declared, judge: Trained, decision: _Decision, found: bool, seconds: float
 ) -> Result:
     version = resolve(ws, decision.version)
-    champion = find_alias(ws, version.model, "champion")
+    champion = find_alias(ws, version.model, CHAMPION)
     snapshot = declared.taken.snapshot
     return Result(
         model=version.model,
@@ -168,5 +228,7 @@ def _result(
         steps=judge.outcome.steps,
         report=read_record(ws.ledger, decision.report, Report),
         verdicts=decision.verdicts,
+        against=decision.against,
+        comparisons=decision.comparisons,
         seconds=seconds,
     )

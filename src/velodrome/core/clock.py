@@ -8,11 +8,13 @@ __all__ = ["Clock", "ManualClock", "SystemClock"]
 
 
 class Clock(Protocol):
-    """What tells the time: `now` for records, `monotonic` for durations (seconds, never steps back)."""
+    """What tells the time: `now` for records, `monotonic` for durations (seconds, never steps back); `sleep` waits seconds."""
 
     def now(self) -> datetime: ...
 
     def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
 
 
 class SystemClock:
@@ -23,6 +25,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.perf_counter()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class ManualClock:
@@ -45,3 +50,6 @@ class ManualClock:
 
     def advance(self, by: timedelta) -> None:
         self._now += by
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(timedelta(seconds=seconds))

@@ -15,7 +15,7 @@ def parse_duration(text: str) -> timedelta:
     """A number and one of s, m, h, d, w.
 
     Raises:
-        ConfigurationError: any other text.
+        ConfigurationError: any other text, or more than 2.7 million years.
 
     >>> parse_duration("14d").days
     14
@@ -25,7 +25,10 @@ def parse_duration(text: str) -> timedelta:
         raise ConfigurationError(
             "a duration is a number and one of s, m, h, d, w", received=text, remedy="write for example '7d' or '12h'"
         )
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    try:
+        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    except OverflowError as error:
+        raise ConfigurationError("a duration is longer than time goes", received=text, remedy="write less") from error
 
 
 def show_duration(seconds: float) -> str:

@@ -60,6 +60,11 @@ class Manifest(Record, frozen=True, kw_only=True, tag="artifact"):
         """What the weights receive, in order."""
         return self.inputs if self.preparation is None else self.preparation.outputs
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of the columns that it predicts from."""
+        return tuple(column.name for column in (self.preparation.columns if self.preparation else self.inputs))
+
 
 class _Header(msgspec.Struct):
     """What manifests of every format have."""

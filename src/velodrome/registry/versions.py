@@ -21,6 +21,7 @@ from velodrome.store.ledger import Event, Link, Move, Put, Stored, Write, digest
 from velodrome.store.workspace import Workspace
 
 __all__ = [
+    "ANYONE",
     "CHAMPION",
     "Version",
     "VersionState",
@@ -41,6 +42,9 @@ __all__ = [
 
 CHAMPION = "champion"
 """The alias of the version that is in use."""
+
+ANYONE = "*"
+"""Where `promote` asks over whom: over whoever the alias stands on."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PROMOTED, _ROLLED_BACK = "alias.promoted", "alias.rolled-back"
@@ -177,12 +181,17 @@ def archive(ws: Workspace, reference: str, *, reason: str, actor: str) -> Versio
     return move_state(ws, reference, VersionState.ARCHIVED, reason=reason, actor=actor)
 
 
-def promote(ws: Workspace, reference: str, *, alias: str = CHAMPION, reason: str, actor: str) -> Version:
+def promote(
+    ws: Workspace, reference: str, *, alias: str = CHAMPION, reason: str, actor: str, over: str | None = ANYONE
+) -> Version:
     """Let an alias stand on an approved version; nothing happens if it does already.
+
+    Args:
+        over: the version that the alias must stand on until then, by reference; None: on none.
 
     Raises:
         NotFound: no such version. StateError: it is not approved.
-        PointerMoved: somebody moved the alias or the version at the same moment.
+        PointerMoved: the alias stands on another than `over`, or somebody moved it or the version at the same moment.
     """
     version = resolve(ws, reference)
     _require_name(alias)
@@ -195,6 +204,8 @@ def promote(ws: Workspace, reference: str, *, alias: str = CHAMPION, reason: str
         )
     present = _value(ws, _alias(version.model, alias))
     if present != version.reference:
+        if over not in (ANYONE, present):
+            raise PointerMoved(f"{version.model}@{alias} is not what it was compared with", received=present)
         ws.commit(*_placed(ws, alias, version, standing, present, _PROMOTED, reason), actor=actor)
     return version
 
