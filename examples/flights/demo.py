@@ -19,10 +19,11 @@ import year
 from velodrome.cli.output import print_error, print_table
 from velodrome.cli.progress import reporter
 from velodrome.cli.summary import interval, print_result
+from velodrome.control.cycles import Conclusion, Cycle, cycles
 from velodrome.control.declaring import source_of
 from velodrome.control.loading import load_recipe
 from velodrome.control.pipeline import run
-from velodrome.control.retraining import Conclusion, Cycle, cycles, retrain
+from velodrome.control.retraining import retrain
 from velodrome.core.errors import ContractError
 from velodrome.recipe import Recipe
 from velodrome.store.workspace import Workspace

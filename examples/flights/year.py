@@ -8,17 +8,18 @@ paired differences on the same flights, days drawn; those of the year treat the 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from velodrome.cli.output import print_table
+from velodrome.control.cycles import Cycle, cycles
 from velodrome.control.declaring import declare, source_of
-from velodrome.control.retraining import Cycle, cycles
 from velodrome.control.training import train
 from velodrome.core.digest import Digest
-from velodrome.data.snapshots import Snapshot, scan_use
+from velodrome.data.snapshots import Snapshot, Taken, scan_use
 from velodrome.evaluation.bootstrap import Estimate, paired_difference
 from velodrome.evaluation.metrics import metric_named
 from velodrome.models.predictor import load_artifact
@@ -58,10 +59,10 @@ def tell(ws: Workspace, recipe: Recipe, file: Path) -> list[Month]:
 
 def compare(ws: Workspace, recipe: Recipe, file: Path) -> Iterator[Month]:
     """April to December, from the cycles that the loop recorded."""
-    history = [(cycle, read_record(ws.ledger, cycle.snapshot, Snapshot)) for cycle, _ in cycles(ws, recipe.name)]
+    history = [(cycle, taken_before(ws, cycle.snapshot)) for cycle, _ in cycles(ws, recipe.name)]
     first = resolve(ws, f"{recipe.name}/1").artifact
-    for (_, before), (cycle, after) in zip(history, history[1:], strict=False):
-        flights = arrived(ws, before, after)
+    for (_, before), (cycle, after) in pairwise(history):
+        flights = arrived(ws, before.snapshot, after.snapshot)
         monthly = refitted(ws, recipe, file, before)
         yield judged(ws, cycle, flights, first, monthly)
 
@@ -81,15 +82,20 @@ def judged(ws: Workspace, cycle: Cycle, flights: pl.DataFrame, alone: Digest, mo
     )
 
 
+def taken_before(ws: Workspace, digest: Digest) -> Taken:
+    snapshot = read_record(ws.ledger, digest, Snapshot)
+    return Taken(digest, snapshot, 0, len(snapshot.fragments))
+
+
 def arrived(ws: Workspace, before: Snapshot, after: Snapshot) -> pl.DataFrame:
     window = new_window(ws, after, [before])
     assert window is not None
     return pl.concat([scan_use(ws, after, use).collect() for use in window.uses])
 
 
-def refitted(ws: Workspace, recipe: Recipe, file: Path, snapshot: Snapshot) -> Digest:
+def refitted(ws: Workspace, recipe: Recipe, file: Path, taken: Taken) -> Digest:
     """The recipe trained on everything that was there, found where the loop did that."""
-    declared = declare(ws, recipe, source_of(ws, file, ()), 0, snapshot=snapshot)
+    declared = declare(ws, recipe, source_of(ws, file, ()), 0, taken=taken)
     return train(ws, declared, judge=train(ws, declared)).artifact
 
 

@@ -1,23 +1,26 @@
 """The loop on a small world: what is decided, what comes of it, and what a bad delivery does to it (nothing)."""
 
 import dataclasses
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
 import velodrome as vd
-from velodrome.control import pipeline
+from velodrome.control import pipeline, retraining
+from velodrome.control.cycles import cycles
 from velodrome.control.declaring import declare
 from velodrome.control.pipeline import execute
-from velodrome.control.retraining import cycles, watch
+from velodrome.control.retraining import retrain, watch
 from velodrome.core.errors import ContractError, RunHeld, SchemaError, SplitError, VelodromeError
 from velodrome.data.snapshots import find_snapshot, fragments_of
 from velodrome.evaluation.report import Report
 from velodrome.monitoring.drift import DriftReport
 from velodrome.monitoring.quality import Quality
-from velodrome.registry.versions import archive, find_alias, promote, rollback
+from velodrome.registry.versions import archive, find_alias, promote, reject, rollback
 from velodrome.store.ledger import read_record
 from velodrome.store.locks import hold
 
@@ -281,6 +284,158 @@ def test_a_poisoned_month_is_stopped_and_never_trained_on(champion_of_january: A
 
 
 # ------------------------------------------------------------------------------------------------- others, and failures
+
+
+def test_one_bad_file_makes_only_itself_wait(champion_of_january: Any, says: Any) -> None:
+    world = champion_of_january
+    world.deliver(2)
+    world.retrain(2)
+    world.write(world.frame(2).reverse(), "visits-02b")  # everything again in other bytes: all of it in quarantine
+    assert says(world.retrain(2, day=2))["quarantine"] == "wait"
+    world.write(world.frame(3).clear(), "visits-03")
+    assert says(world.retrain(3))["rows"] == "wait"
+    world.deliver(4, slope=-3.0)
+    found = world.retrain(4, world.recipe(**FORGETFUL))
+    assert (found.cycle.rows, found.conclusion.verdict) == (400, "promoted")
+
+
+def test_a_volume_that_stays_lower_is_the_usual_one_in_the_end(champion_of_january: Any, says: Any) -> None:
+    world = champion_of_january
+    said = []
+    for month, rows in ((2, 400), (3, 200), (4, 200), (5, 200), (6, 100)):
+        world.deliver(month, rows=rows)
+        said.append(says(world.retrain(month)).get("volume"))
+    assert said == [None, "wait", "wait", "note", "wait"]
+    assert world.retrain(6, asked=True).cycle.decision.action == "retrain"
+
+
+def test_rows_that_a_mended_contract_lets_in_have_arrived(champion_of_january: Any, says: Any) -> None:
+    world = champion_of_january
+    world.write(world.frame(2).with_columns(city=pl.lit("Zug")), "visits-02")
+    strict = world.recipe(contract=(vd.OneOf("city", ["Bern", "Basel", "Genf"]),))
+    assert says(world.retrain(2, strict))["rows"] == "wait"
+    assert world.retrain(2).cycle.rows == 400
+
+
+def test_rows_again_under_an_earlier_name_are_not_judged_again(champion_of_january: Any, says: Any) -> None:
+    world = champion_of_january
+    world.deliver(2, slope=-3.0)
+    assert world.retrain(2).conclusion.verdict == "refused"
+    world.write(
+        world.frame(2, slope=-3.0).reverse(), "visits-02-again"
+    )  # sorts before visits-02, whose rows now repeat it
+    again = world.retrain(2, day=20)
+    assert (again.cycle.evidence.labelled, says(again)["labels"], again.cycle.decision.action) == (0, "wait", "wait")
+
+
+def test_a_moment_without_a_zone_is_utc(champion_of_january: Any) -> None:
+    world = champion_of_january
+    world.deliver(2)
+    found = retrain(world.ws, world.recipe(), world.source, now=datetime(2020, 3, 1))  # noqa: DTZ001 - what is tested
+    assert found.cycle.at == datetime(2020, 3, 1, tzinfo=UTC)
+    world.deliver(3)
+    assert not retrain(world.ws, world.recipe(), world.source).found
+
+
+def test_a_key_that_is_missing_is_a_reason_to_wait(champion_of_january: Any, says: Any) -> None:
+    world = champion_of_january
+    frame = world.frame(2).with_columns(visit=pl.when(pl.col("visit") == "2-7").then(None).otherwise("visit"))
+    world.write(frame, "visits-02")
+    found = world.retrain(2)
+    assert says(found)["labels"] == "wait"
+    assert "key" in found.cycle.evidence.unmeasured
+
+
+def test_a_champion_that_cannot_read_the_data_can_be_replaced(champion_of_january: Any, says: Any) -> None:
+    world = champion_of_january
+    for month in (1, 2):
+        world.write(world.frame(month).rename({"wants": "wishes"}), f"visits-{month:02}")
+    renamed = {"features": ["wishes", "city"]}
+    waits = world.retrain(2, world.recipe(**renamed))
+    assert (says(waits)["labels"], waits.cycle.decision.action) == ("wait", "wait")
+    asked = world.retrain(2, world.recipe(**renamed), asked=True)
+    assert (asked.conclusion.verdict, champion(world)) == ("refused", "buyers/1")
+    assert "cannot read the data" in asked.conclusion.verdicts[-1].why
+    done = world.retrain(2, world.recipe(**renamed, gates=[vd.AtLeast("roc_auc", 0.6)]), asked=True)
+    assert (done.conclusion.verdict, champion(world)) == ("promoted", done.conclusion.version)
+
+
+def test_classes_that_the_champion_does_not_know_are_not_compared_by_their_codes(champion_of_january: Any) -> None:
+    world = champion_of_january
+    cities = {"label": "city", "features": ["wants", "buys"], "gates": [vd.NotWorse("champion", by=0.5)]}
+    cities["evaluation"] = vd.Evaluation("accuracy", resamples=60)
+    other = world.recipe(**cities)
+    first = execute(world.ws, declare(world.ws, msgspec.structs.replace(other, name="cities"), world.source, 0))
+    assert first.champion
+    world.write(world.frame(1).with_columns(pl.col("city").replace("Bern", "Zug")), "visits-01")
+    second = execute(world.ws, declare(world.ws, msgspec.structs.replace(other, name="cities"), world.source, 0))
+    assert not second.passed
+    assert "Bern" in second.verdicts[0].why
+
+
+def test_what_a_person_took_back_is_not_promoted_again(
+    champion_of_january: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = champion_of_january
+    world.deliver(2, slope=-3.0)
+    recipe, record = world.recipe(**FORGETFUL), pipeline._record
+
+    def dies(ws: Any, declared: Any, judge: Any, decision: Any, before: Any) -> Any:
+        if decision.settled:
+            raise KeyboardInterrupt
+        return record(ws, declared, judge, decision, before)
+
+    monkeypatch.setattr(pipeline, "_record", dies)
+    with pytest.raises(KeyboardInterrupt):
+        world.retrain(2, recipe)
+    monkeypatch.setattr(pipeline, "_record", record)
+    assert champion(world) == "buyers/2"
+    rollback(world.ws, "buyers", reason="complaints", actor="ann")
+    assert world.retrain(2, recipe).conclusion.verdict == "promoted"
+    assert champion(world) == "buyers/1"
+
+
+def test_a_decision_on_which_the_recipe_cannot_be_trained_any_more_does_not_stand_in_the_way(
+    champion_of_january: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = champion_of_january
+    world.deliver(2, slope=-3.0)
+    monkeypatch.setattr(retraining, "execute", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        world.retrain(2)
+    monkeypatch.undo()
+    for month in (1, 2):
+        world.write(
+            world.frame(month, slope=-3.0).with_columns(age=pl.lit(30.0) + pl.col("wants")), f"visits-{month:02}"
+        )
+    found = world.retrain(2, world.recipe(features=["wants", "city", "age"]), day=2)
+    history = cycles(world.ws, "buyers")
+    assert [end.verdict if end else None for _, end in history][1] == "failed"
+    assert found.cycle.number == 3
+
+
+def _killed(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_other_gates_may_accept_what_gates_refused(world: Any) -> None:
+    world.deliver(1)
+    strict, mild = ([vd.AtLeast("roc_auc", threshold)] for threshold in (0.9999, 0.6))
+    declared = {
+        name: declare(world.ws, world.recipe(gates=gates, refit=False), world.source, 0)
+        for name, gates in (("strict", strict), ("mild", mild))
+    }
+    assert execute(world.ws, declared["strict"]).state == "rejected"
+    assert execute(world.ws, declared["mild"]).champion
+
+
+def test_what_a_person_rejected_stays_rejected(world: Any) -> None:
+    world.deliver(1)
+    waiting = world.recipe(refit=False, operate=vd.Operate())
+    version = execute(world.ws, declare(world.ws, waiting, world.source, 0)).version
+    reject(world.ws, version, reason="it is not fair", actor="ann")
+    again = execute(world.ws, declare(world.ws, world.recipe(refit=False), world.source, 0))
+    assert (again.version, again.state, again.champion) == (version, "rejected", False)
 
 
 def test_two_at_once(champion_of_january: Any) -> None:

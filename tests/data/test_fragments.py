@@ -1,16 +1,20 @@
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 
-from velodrome.core.errors import ContractError, SourceError
+from velodrome.core.digest import canonical
+from velodrome.core.errors import ContractError, SchemaError, SourceError
 from velodrome.data.contracts import Between, Contract, NotNull, Types, Unique
 from velodrome.data.deliveries import Delivery, look
 from velodrome.data.fragments import (
     Fragment,
+    accepted_places,
     derive_fragment,
     find_fragment,
     fragment_name,
+    judge_again,
     quarantined_rows,
     read_judged,
     scan_fragment,
@@ -94,6 +98,38 @@ def test_a_file_that_changed_since_it_was_named_is_refused(ws: Workspace) -> Non
     deliver(ws, "code,n\n1,1\n")
     with pytest.raises(SourceError, match="changed while it was read"):
         derive_fragment(ws, delivery, CONTRACT)
+
+
+def test_accepted_rows_know_their_places_in_the_file(ws: Workspace) -> None:
+    assert accepted_places(ws, derive_fragment(ws, deliver(ws), CONTRACT)).tolist() == [1]
+    text = "code,n\n1,-1\n2,2\n3,-3\n4,4\n"
+    assert accepted_places(ws, derive_fragment(ws, deliver(ws, text), CONTRACT)).tolist() == [2, 4]
+    assert accepted_places(ws, derive_fragment(ws, deliver(ws, "code,n\n1,1\n2,2\n"), CONTRACT)).tolist() == [1, 2]
+
+
+def test_stored_rows_judged_again_are_the_fragment_that_the_file_would_be(ws: Workspace, tmp_path: Path) -> None:
+    """To the byte: also what was text in the file and comes as a number, and goes into quarantine now."""
+    strict = Contract([Types({"code": "string", "n": "int64"}), Between("n", 5)])
+    text = "code,n\n007,01\n008,-1\n009,x\n010, 7\n"
+    again = judge_again(ws, derive_fragment(ws, deliver(ws, text), CONTRACT), strict)
+    with open_folder(tmp_path / "other") as other:
+        fresh = derive_fragment(other, deliver(other, text), strict)
+        assert again == fresh
+        aside = quarantined_rows(ws, again)
+        assert aside is not None
+        assert aside["n"].to_list() == ["01", "-1", "x"]
+
+
+def test_rules_that_do_not_fit_name_the_file(ws: Workspace) -> None:
+    with pytest.raises(SchemaError, match=r"a\.csv: vd\.Between names a column") as caught:
+        derive_fragment(ws, deliver(ws), Contract([Between("m", 0)]))
+    assert "received: m" in str(caught.value)
+
+
+def test_what_was_written_before_there_were_sketches_keeps_its_digest(ws: Workspace) -> None:
+    fragment = derive_fragment(ws, deliver(ws, "code\n1\n"), Contract())
+    older = msgspec.structs.replace(fragment, sketches=None)
+    assert not {"sketches", "converted"} & set(msgspec.json.decode(canonical(older)))
 
 
 def test_a_quarantined_number_of_128_bits_is_kept(ws: Workspace) -> None:

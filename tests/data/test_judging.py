@@ -202,3 +202,27 @@ def test_violations_of_several_files_are_added_up() -> None:
 def test_allowed_numbers_are_compared_in_the_type_of_the_column() -> None:
     raw = pl.DataFrame({"a": [0.1, 0.2], "n": [1, 2]}, schema={"a": pl.Float32, "n": pl.Int8})
     assert judge(Contract([OneOf("a", [0.1]), OneOf("n", [1, 2**70])]), raw).accepted.height == 1
+
+
+def test_a_column_without_a_value_breaks_no_rule_about_values() -> None:
+    """A reader of text calls it text, whatever it is in other files."""
+    rules = [Between("n", 0, 5), OneOf("n", [1, 2]), Between("n", "2013-01-01")]
+    for rows in (0, 3):
+        judged = judge(Contract(rules), pl.DataFrame({"n": [None] * rows}, schema={"n": pl.String}))
+        assert (judged.accepted.height, judged.violations) == (rows, ())
+    assert judge(Contract([NotNull("n")]), pl.DataFrame({"n": [None]})).quarantined.height == 1
+    with pytest.raises(SchemaError, match="does not fit its column"):
+        judge(Contract(rules), pl.DataFrame({"n": ["x", None]}))
+
+
+def test_what_a_conversion_takes_from_accepted_rows_is_handed_out() -> None:
+    raw = pl.DataFrame({"n": ["007", "x", " 8"], "m": [1, 2, 3], "k": pl.Series([1, 2, 3], dtype=pl.Int8)})
+    judged = judge(Contract([Types({"n": "int64"})]), raw)
+    assert_frame_equal(judged.converted, raw.select("n", "k")[[0, 2]])
+    assert judge(Contract(), raw.select("m")).converted.width == 0
+
+
+@pytest.mark.parametrize("name", ["__row", "__reason"])
+def test_a_column_called_as_those_of_the_quarantine_is_refused(name: str) -> None:
+    with pytest.raises(SchemaError, match="no column may be called"):
+        judge(Contract(), pl.DataFrame({name: [1]}))

@@ -232,7 +232,7 @@ def outcome(verb: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.slow
-@settings(max_examples=25)  # each example is some dozen durable writes
+@settings(max_examples=40)  # each example is some dozen durable writes
 @given(cases())
 def test_a_replay_is_what_reading_the_files_again_would_be(
     tmp_path_factory: pytest.TempPathFactory, case: Case
@@ -260,7 +260,7 @@ def test_a_replay_is_what_reading_the_files_again_would_be(
 
 
 @pytest.mark.slow
-@settings(max_examples=15)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6),
     contracts({"a": pl.String(), "b": pl.String()}),

@@ -101,12 +101,12 @@ def test_the_largest_numbers_have_bins() -> None:
 
 
 def test_frequent_categories_have_a_bin_and_rare_ones_share_one() -> None:
-    before = sketch_counts({"often": 9000, "seldom": 990} | {f"once {i}": 1 for i in range(10)})
-    after = sketch_counts({"often": 880, "seldom": 116, "unknown": 2, "once 3": 2})
+    before = sketch_counts({"often": 9000, "seldom": 954, "hardly": 36} | {f"once {i}": 1 for i in range(10)})
+    after = sketch_counts({"often": 880, "seldom": 112, "hardly": 4, "unknown": 2, "once 3": 2})
     found = categories_between(before, after)
     assert found.names == ["often", "seldom", "all others"]
-    assert found.before == pytest.approx([0.9, 0.099, 0.001])
-    assert found.after == pytest.approx([0.88, 0.116, 0.004])
+    assert found.before == pytest.approx([0.9, 0.0954, 0.0046])
+    assert found.after == pytest.approx([0.88, 0.112, 0.008])
     assert found.chance_of_rare is not None
     assert found.chance_of_rare > 0.01 / 10
 
@@ -127,6 +127,21 @@ def test_a_category_that_a_sketch_may_have_forgotten_does_not_stand_out() -> Non
     found = categories_between(before, sketch_counts({"x 1": 3, "y": 497}))
     assert found.names == ["y", "all others"]
     assert found.slack == pytest.approx([before.error, before.error])
+
+
+def test_rows_where_there_were_none_stand_out() -> None:
+    before = np.zeros(1_000_000)
+    assert bins_between(list(before), [0.0] * 1000).chance_of_rare is None
+    found = bins_of_numbers(sketch_numbers(before), sketch_numbers(np.array([0.0] * 950 + [1.0] * 50)), 10, False)
+    assert found.chance_of_rare == pytest.approx((1000 / 1_001_000) ** 50)
+
+
+def test_rows_that_a_sketch_may_have_put_there_do_not_stand_out() -> None:
+    rng = np.random.default_rng(0)
+    before = sketch_numbers(np.append(np.zeros(900_000), rng.normal(size=100_000)))
+    after = sketch_numbers(np.append(np.zeros(900), rng.normal(size=100)))
+    found = bins_of_numbers(before, after, 50, False)
+    assert found.chance_of_rare is None or found.chance_of_rare == 1
 
 
 def test_which_categories_are_compared_does_not_depend_on_the_side() -> None:

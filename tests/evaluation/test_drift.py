@@ -289,6 +289,34 @@ def test_a_column_of_zeros_is_compared_at_its_zeros() -> None:
     assert not compare(column(0.95), column(0.94)).drifted
 
 
+def test_a_number_never_seen_is_drift_however_long_the_reference() -> None:
+    found = compare(numbers(np.zeros(1_000_000)), numbers(np.append(np.zeros(950), np.ones(50))))
+    assert found.drifted
+    assert [shift.value for shift in found.shifts] == ["0", "above 0"]
+
+
+def test_a_bin_without_rows_counts_as_one_in_ten_thousand() -> None:
+    found = compare(numbers(np.repeat([0, 1], 5000)), numbers(np.zeros(10_000, np.int64)))
+    expected = psi(np.array([0.5, 0.5]), np.array([1.0, 1e-4])) - 2 / 10_000
+    assert found.psi == pytest.approx(expected)
+
+
+def test_of_two_equal_shifts_the_named_one_comes_first() -> None:
+    common = {f"{i:04}": 100 for i in range(100)}
+    rare = {f"x{i:04}": 3 for i in range(200)}
+    found = compare(texts(common | rare), texts(common | {"new": 600}))
+    assert [shift.value for shift in found.shifts[:2]] == ["new", "all others"]
+    assert found.shifts[0].after == pytest.approx(found.shifts[1].before)
+
+
+def test_what_may_be_chance_is_not_among_the_reasons() -> None:
+    before, after = {"a": 580, "b": 20}, {"a": 97, "b": 1, "c": 2}
+    found = compare(texts(before), texts(after, nulls=100), Drift(minimum_rows=100))
+    assert found.drifted
+    assert [shift.value for shift in found.new] == ["c"]
+    assert found.why.startswith("missing values 0 % before, 50 % now (floor 2 %); q-value ")
+
+
 def test_more_missing_values_are_drift_by_themselves() -> None:
     rng = np.random.default_rng(0)
     found = compare(
@@ -345,6 +373,18 @@ def test_identifiers_do_not_drift_but_a_value_among_them_does() -> None:
     assert found.new == found.vanished == ()  # neither sketch has all values, so nothing is known to be new
 
 
+def test_what_is_certain_but_small_is_no_drift() -> None:
+    """At a million rows everything is significant."""
+    before = texts({"a": 500_000, "b": 400_000, "c": 2_000}, nulls=98_000)
+    after = texts({"a": 450_000, "b": 432_000, "d": 4_000}, nulls=114_000)
+    assert (compare(before, after, NO_FLOORS).p_value or 0) < 1e-100
+    for policy in (Drift(), Drift(psi=0.0), Drift(js=0.0), Drift(missing=0.0), Drift(new=0.0)):
+        found = compare(before, after, policy)
+        assert found.drifted == (policy != Drift())
+    assert compare(before, after).p_value == compare(before, after).q_value == 1
+    assert compare(before, after).why.startswith("no change reaches its floor: ")
+
+
 def test_a_small_window_may_move_by_chance() -> None:
     found = compare(texts({"a": 300, "b": 300}), texts({"a": 365, "b": 285}), Drift(psi=0.01))
     assert not found.drifted
@@ -374,6 +414,10 @@ def test_what_cannot_be_compared_says_why(before: ColumnSketch, after: ColumnSke
     assert not found.drifted
     assert found.psi is found.js is found.p_value is found.q_value is None
     assert (found.rows_before, found.rows_after) == (before.rows, after.rows)
+
+
+def test_as_many_rows_as_are_needed_are_enough() -> None:
+    assert compare(texts({"a": 500}), texts({"a": 500})).psi == 0
 
 
 def test_columns_of_one_side_come_last_and_are_not_compared() -> None:

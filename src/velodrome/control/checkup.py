@@ -32,7 +32,8 @@ class Findings(msgspec.Struct, frozen=True):
 _BACKUP = "restore it from a backup"
 _BLOBS = {
     "checkpoint": ("blob",),
-    "fragment": ("content", "quarantine"),
+    "fragment": ("content", "converted", "quarantine", "sketches"),
+    "profile": ("sketches",),
     "snapshot": ("contract",),
     "provenance": ("lock",),
 }

@@ -7,7 +7,7 @@ from velodrome.control.loading import project_root
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.extras import load
 from velodrome.core.values import describe
-from velodrome.data.snapshots import Snapshot, Taken, take_snapshot
+from velodrome.data.snapshots import Taken, take_snapshot
 from velodrome.data.training_set import Ingredients
 from velodrome.recipe import Recipe
 from velodrome.registry.code import Captured, capture, capture_source
@@ -64,13 +64,13 @@ class Declared:
         )
 
 
-def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, snapshot: Snapshot | None = None) -> Declared:
+def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: Taken | None = None) -> Declared:
     """Take the snapshot (or go on with the given one), capture the code, look at the environment; each is stored.
 
     Raises:
         DataError: the data breaks its contract in a way that stops.
     """
-    taken = _known(snapshot) if snapshot else take_snapshot(ws, recipe.data)
+    taken = taken or take_snapshot(ws, recipe.data)
     code = capture(ws, source.file, source.root) if source.file else capture_source(ws, list(source.cells))
     environment = _environment(recipe)
     ws.commit(Put(environment))
@@ -83,10 +83,6 @@ def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, snapsho
         "seed": seed,
     }
     return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named))
-
-
-def _known(snapshot: Snapshot) -> Taken:
-    return Taken(digest_record(snapshot), snapshot, 0, len(snapshot.fragments))
 
 
 def _environment(recipe: Recipe) -> Environment:

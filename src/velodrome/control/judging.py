@@ -12,6 +12,7 @@ import polars as pl
 from velodrome.control.declaring import Declared
 from velodrome.control.training import Trained
 from velodrome.core.digest import Digest, digest_json
+from velodrome.core.errors import SchemaError
 from velodrome.core.values import describe
 from velodrome.data.labels import LabelCoding, encode_labels
 from velodrome.data.snapshots import Snapshot, row_keys
@@ -69,9 +70,10 @@ def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
     examination = _examination(ws, declared, trained, others.values())
     report = _report(ws, declared, trained, examination)
     figures = read_record(ws.ledger, report, Report)
-    comparisons = _comparisons(ws, declared, trained, examination, others)
+    scores, incomparable = _scores(ws, declared, examination, others)
+    comparisons = _comparisons(ws, declared, trained, examination, scores)
     champion = others.get(CHAMPION)
-    verdicts = judge(declared.recipe.gates, figures, comparisons)
+    verdicts = judge(declared.recipe.gates, figures, comparisons, incomparable)
     return Judged(report, figures, verdicts, champion.reference if champion else None, comparisons)
 
 
@@ -108,18 +110,38 @@ def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examinatio
     return digest
 
 
+def _scores(
+    ws: Workspace, declared: Declared, on: _Examination, others: Mapping[str, Version]
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """What the others predict, by alias; and why one cannot: data or classes are not those that it knows."""
+    scores, incomparable = {}, {}
+    keys = test_keys(ws, declared.taken.snapshot, declared.ingredients()) if others else np.empty(0, np.uint64)
+    for alias, other in others.items():
+        manifest = read_manifest(ws, other.artifact)
+        if (manifest.task, manifest.classes) != (on.coding.task, on.coding.classes):
+            incomparable[alias] = f"{other.reference} predicts {_classes(manifest.task, manifest.classes)}"
+            continue
+        try:
+            scores[alias] = on.score(ws, _fair_artifact(ws, other, keys))
+        except SchemaError as error:
+            incomparable[alias] = f"{other.reference} cannot read the data: {error.problem}"
+    return scores, incomparable
+
+
+def _classes(task: str, classes: tuple[Any, ...]) -> str:
+    return f"{task}, {', '.join(map(str, classes))}" if classes else task
+
+
 def _comparisons(
-    ws: Workspace, declared: Declared, trained: Trained, on: _Examination, others: Mapping[str, Version]
+    ws: Workspace, declared: Declared, trained: Trained, on: _Examination, scores: Mapping[str, npt.NDArray[Any]]
 ) -> tuple[Comparison, ...]:
-    if not others:
+    if not scores:
         return ()
     metrics = plan_metrics(on.plan, on.coding.task)
     primary = next(iter(metrics))
     asked = [(gate.than, gate.metric or primary) for gate in declared.recipe.gates if isinstance(gate, NotWorse)]
-    pairs = [pair for pair in dict.fromkeys([(CHAMPION, primary), *asked]) if pair[0] in others]
+    pairs = [pair for pair in dict.fromkeys([(CHAMPION, primary), *asked]) if pair[0] in scores]
     own = on.score(ws, trained.artifact)
-    keys = test_keys(ws, declared.taken.snapshot, declared.ingredients())
-    scores = {alias: on.score(ws, _fair_artifact(ws, other, keys)) for alias, other in others.items()}
     return tuple(
         compare(
             alias,

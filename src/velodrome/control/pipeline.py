@@ -19,6 +19,7 @@ from velodrome.recipe import Recipe
 from velodrome.registry.approvals import PolicyApproval
 from velodrome.registry.versions import (
     CHAMPION,
+    Version,
     VersionState,
     approve,
     find_alias,
@@ -28,6 +29,7 @@ from velodrome.registry.versions import (
     reject,
     resolve,
     state_of,
+    stood_as,
 )
 from velodrome.store.ledger import Move, read_record
 from velodrome.store.locks import hold
@@ -36,6 +38,7 @@ from velodrome.store.workspace import Workspace
 __all__ = ["Result", "execute", "run"]
 
 _ATTEMPTS = 5
+_GATES = "policy:gates"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +47,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         found: nothing had to be done: the same run, with the same gates, was recorded before.
         run: id of the run that was judged; `artifact_run` is its refit where there is one.
-        report: the figures on the test rows, always those of the judged run.
+        report: the figures on the test rows, always those of the judged run; `report_digest` is its name.
         against: the champion that it was compared with, by reference. comparisons: with it, and as the gates asked.
     """
 
@@ -61,6 +64,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     steps: int
     report: Report
+    report_digest: Digest
     verdicts: tuple[Verdict, ...]
     against: str | None
     comparisons: tuple[Comparison, ...]
@@ -176,24 +180,30 @@ def _text(decision: _Decision) -> str:
 
 
 def _move(ws: Workspace, declared: Declared, decision: _Decision) -> None:
-    """The moves that are left; each is skipped if it was made before."""
+    """The moves that are left; each is skipped if it was made before, though somebody took it back since."""
     version = resolve(ws, decision.version)
     reasons = "; ".join(verdict.why for verdict in decision.verdicts) or "the recipe has no gates"
     state = state_of(ws, version)
     if not decision.passed:
         if state in (VersionState.DRAFT, VersionState.CANDIDATE):
-            reject(ws, version.reference, reason=reasons, actor="policy:gates")
+            reject(ws, version.reference, reason=reasons, actor=_GATES)
         return
-    if state is VersionState.DRAFT:
-        move_state(ws, version.reference, VersionState.CANDIDATE, reason=reasons, actor="policy:gates")
+    if state is VersionState.DRAFT or (state is VersionState.REJECTED and _rejected_by(ws, version) == _GATES):
+        move_state(ws, version.reference, VersionState.CANDIDATE, reason=reasons, actor=_GATES)
     approval = declared.recipe.operate.approval
     if isinstance(approval, PolicyApproval):
         if state_of(ws, version) is VersionState.CANDIDATE:
             approve(ws, version.reference, reason=reasons, actor=approval.actor)
         champion = find_alias(ws, version.model, CHAMPION)
-        older = champion is None or champion.number < version.number
-        if older and state_of(ws, version) is VersionState.APPROVED:
+        newer = (champion is None or champion.number < version.number) and not stood_as(ws, version, CHAMPION)
+        if newer and state_of(ws, version) is VersionState.APPROVED:
             promote(ws, version.reference, reason=reasons, actor=approval.actor, over=decision.against)
+
+
+def _rejected_by(ws: Workspace, version: Version) -> str:
+    """Who rejected a rejected version: what gates rejected, other gates may accept; a person's word stands."""
+    events = ws.ledger.events(f"version:{version.reference}")
+    return next(event.actor for event in reversed(events) if event.type == "version.rejected")
 
 
 def _subject(declared: Declared, judge: Trained) -> str:
@@ -227,6 +237,7 @@ def _result(
         quarantined=snapshot.quarantined,
         steps=judge.outcome.steps,
         report=read_record(ws.ledger, decision.report, Report),
+        report_digest=decision.report,
         verdicts=decision.verdicts,
         against=decision.against,
         comparisons=decision.comparisons,

@@ -1,12 +1,11 @@
 """What moved since the champion was trained, for a recipe as it is now: the verb behind `velodrome drift`."""
 
 from velodrome.core.errors import StateError
-from velodrome.data.snapshots import Snapshot, take_snapshot
+from velodrome.data.snapshots import take_snapshot
 from velodrome.monitoring.drift import DriftReport, detect_drift
 from velodrome.recipe import Recipe
 from velodrome.registry.runs import get_run
 from velodrome.registry.versions import CHAMPION, find_alias
-from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
 
 __all__ = ["look_for_drift"]
@@ -27,6 +26,5 @@ def look_for_drift(ws: Workspace, recipe: Recipe) -> DriftReport:
             received=champion.reference if champion else None,
             remedy="run the recipe first: velodrome run RECIPE",
         )
-    reference = read_record(ws.ledger, trained_on, Snapshot)
-    snapshot = take_snapshot(ws, recipe.data).snapshot
-    return detect_drift(ws, reference, snapshot, [*recipe.features, recipe.label], recipe.operate.retrain.drift)
+    taken = take_snapshot(ws, recipe.data)
+    return detect_drift(ws, trained_on, taken.digest, [*recipe.features, recipe.label], recipe.operate.retrain.drift)

@@ -114,7 +114,7 @@ def _missing(fragment: Fragment, why: str, found: str) -> SourceError:
     return SourceError(
         f"{fragment.file} has to be read again to be replayed: {why}",
         received=found,
-        remedy="put it back unchanged where the dataset's source finds it, or leave what vd.Types says of text as it was",
+        remedy="put it back unchanged where the dataset's source finds it; what vd.Types reads as text can also be taken back",
     )
 
 

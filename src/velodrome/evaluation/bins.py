@@ -25,6 +25,7 @@ __all__ = ["FEWEST_EXPECTED", "Bins", "Categories", "bins_of_categories", "bins_
 FEWEST_EXPECTED = 5
 """Rows of a cell on the smaller side, below which the chi-square distribution does not hold (Cochran 1954)."""
 
+_ROUNDING = 1e-6  # of rows, which are computed from shares
 _SMALLEST_CATEGORY = 1 / 2000  # of the rows of both sides; rarer ones are compared if they stand out
 
 
@@ -75,13 +76,18 @@ def categories_of(before: FrequencySketch, after: FrequencySketch) -> Categories
 
 
 def bins_of_numbers(before: QuantileSketch, after: QuantileSketch, bins: int, whole: bool) -> Bins:
+    """About `bins` ranges with equal shares of the rows before. `whole`: all are whole numbers, which names the ranges."""
     edges = _edges(before, bins)
+    shares = _shares(before, edges), _shares(after, edges)
+    slack = 2 * before.error, 2 * after.error  # a bin has an edge on both sides
+    rows = before.rows, after.rows
     return Bins(
-        before=_shares(before, edges),
-        after=_shares(after, edges),
-        slack=np.full(len(edges) + 1, 2 * (before.error + after.error)),  # a bin has an edge on both sides
-        rows=(before.rows, after.rows),
+        before=shares[0],
+        after=shares[1],
+        slack=np.full(len(edges) + 1, sum(slack)),
+        rows=rows,
         names=_whole_ranges(edges) if whole else _ranges(edges, before.values),
+        chance_of_rare=_chance_of_rare_numbers(shares, slack, rows),
     )
 
 
@@ -136,6 +142,20 @@ def _short_text(number: float, others: Sequence[float]) -> str:
     return f"{rounded:.{max(digits, 15)}g}"
 
 
+def _chance_of_rare_numbers(
+    shares: tuple[FloatArray, FloatArray], slack: tuple[float, float], rows: tuple[int, int]
+) -> float | None:
+    """The chance that the smaller side has so many rows in some bin that hardly has any, at most."""
+    together = shares[0] * rows[0] + shares[1] * rows[1]
+    rare = (together > 0) & (together * min(rows) < FEWEST_EXPECTED * sum(rows))
+    if not rare.any():
+        return None
+    small, large = np.argsort(rows, kind="stable")
+    least = np.floor(np.maximum(0.0, shares[small] - slack[small])[rare] * rows[small] + _ROUNDING).astype(np.int64)
+    most = np.ceil((shares[large] + slack[large])[rare] * rows[large] - _ROUNDING).astype(np.int64)
+    return float(_chance_of_rows(least, least + most, rows[small] / sum(rows)).min())
+
+
 def bins_of_categories(known: Categories, significance: float) -> Bins:
     """The categories that both sides together have often enough to compare, the rare ones that stand out, and all others.
 
@@ -157,9 +177,17 @@ def bins_of_categories(known: Categories, significance: float) -> Bins:
 
 
 def _chance_of_rare(known: Categories, rare: NDArray[np.bool_]) -> FloatArray:
-    """For each rare category the chance that the smaller side has so many of its rows, by Bonferroni for all; else 1."""
+    """For each rare category the chance that the smaller side has so many of its rows, at most; 1 for the others."""
     smaller = int(known.rows[0] > known.rows[1])
-    here = (known.before, known.after)[smaller][rare]
+    here = (known.before, known.after)[smaller]
     chance = np.ones(len(known.names))
-    chance[rare] = bdtrc(here - 1, known.together[rare] + sum(known.lost), known.rows[smaller] / sum(known.rows))
-    return np.minimum(1.0, chance * max(1, int(rare.sum())))
+    chance[rare] = _chance_of_rows(
+        here[rare], known.together[rare] + sum(known.lost), known.rows[smaller] / sum(known.rows)
+    )
+    return chance
+
+
+def _chance_of_rows(here: NDArray[np.int64], together: NDArray[np.int64], share: float) -> FloatArray:
+    """For each the chance that a side with this share of all rows has so many of those, by Bonferroni for all of them."""
+    chance: FloatArray = bdtrc(here - 1, together, share)
+    return np.minimum(1.0, chance * len(here))

@@ -7,22 +7,20 @@ same change get the same verdict, and a thousand columns that have not changed r
 
 | effect | how large | how sure |
 |---|---|---|
-| other values | population stability index and Jensen-Shannon distance (Lin 1991) over bins | chi-square, homogeneity |
-| other share of missing values | difference of the shares | two proportions, Yates' correction |
-| new categories | share of the window's rows in categories that the reference has not | permutation, Chernoff's bound |
+| other values | population stability index (PSI), Jensen-Shannon distance (Lin 1991) | chi-square test of homogeneity |
+| more or fewer missing | difference of the shares | two proportions, with Yates' correction |
+| new categories | share of the window's rows in categories that the reference has not | `_chance_alone` |
 | vanished categories | share of the reference's rows in categories that the window has not | the same |
 
-Bins of numbers hold equal shares of the reference, but a value that fills a bin by itself gets one of its own: a column
-of 95 % zeros has a bin of zeros and five for the rest. Bins of text are the most frequent categories of either side and
-one for all others.
-Both measures of values are above 0 by chance: (B - 1) (1/n + 1/m) for the index of B bins between n and m rows
-(Yurdakul & Naranjo 2020, Journal of Risk Model Validation 14(4)), and an eighth of that, in bits, for the divergence,
-which is the index's quarter to half in second order. That is taken off. A share below 1/10,000 counts as 1/10,000.
-A sketch is off by a stated error. Before it is tested, each difference of shares is made smaller by what the sketches of
-both sides may be off together: then the statistic of the sketches is at most that of the rows themselves, and no
-error of a sketch is ever significant, however many rows there are.
+An effect below its floor is not tested, so a column with no large effect has the p-value 1.
+Chance alone makes a PSI of (B - 1) (1/n + 1/m) over B bins between n and m rows (Yurdakul & Naranjo 2020, Journal of Risk
+Model Validation 14(4)), and a Jensen-Shannon divergence of an eighth of that, in nats: to second order the one is
+sum d²/p, the other sum d²/8p. Both are taken off. In the PSI a share below 1/10,000 counts as 1/10,000.
+Sketches are off by their stated errors, so each difference of shares is made smaller, before it is tested, by all that
+they may be off together. What is left is at most the difference of the rows themselves: a sketch's error is never
+significant by itself, however many rows there are.
 
-Cost: about 0.3 ms for a column of numbers; no row is read.
+Cost: 0.15 ms for a column of numbers, 0.2 ms for one of 100 categories, 1 ms for one of a thousand; no row is read.
 """
 
 import math
@@ -58,12 +56,15 @@ class Drift(Value, frozen=True, kw_only=True, tag="drift"):
 
     Args:
         psi: population stability index; by custom 0.1 is some change and 0.25 is much.
-        js: Jensen-Shannon distance, base 2, from 0 to 1. A shift of the middle of 0.1 PSI has 0.13.
-        missing: difference of the shares of missing values.
+        js: Jensen-Shannon distance, base 2, from 0 to 1; a normal distribution moved by a PSI of 0.1 is 0.13 away.
+        missing: difference of the shares of missing values, in the rows.
         new: share of the rows in categories never seen before, or of the reference's rows in categories gone.
         significance: false discovery rate over the columns of one window.
-        minimum_rows: fewer, on either side, are not compared.
+        minimum_rows: fewer rows, or rows with a value, on either side are not compared.
         bins: of numbers, 2 to 50.
+
+    Raises:
+        RecipeError: a number outside its range.
     """
 
     psi: float = 0.1
@@ -77,8 +78,9 @@ class Drift(Value, frozen=True, kw_only=True, tag="drift"):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("psi", "js", "missing", "new"):
-            if not 0 <= getattr(self, name) <= (math.inf if name == "psi" else 1):
-                raise RecipeError(f"Drift.{name} is a floor from 0 to 1", received=getattr(self, name))
+            most = math.inf if name == "psi" else 1
+            if not 0 <= getattr(self, name) <= most:
+                raise RecipeError(f"Drift.{name} is a floor from 0 to {most}", received=getattr(self, name))
         if not 0 < self.significance < 1:
             raise RecipeError(
                 "Drift.significance lies between 0 and 1", received=self.significance, remedy="write 0.01"
@@ -156,11 +158,10 @@ def compare_columns(
 
 @dataclass(frozen=True, slots=True)
 class _Effect:
-    """What has changed, in words with numbers, whether it reaches its floor, and the p-value of its test."""
+    """What has changed, in words with numbers. `p_value`: of its test, which only an effect that reaches its floor gets."""
 
     says: str
-    large: bool
-    p_value: float
+    p_value: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def _compare(before: ColumnSketch, after: ColumnSketch, policy: Drift) -> Column
         drifted=False,
         psi=values.psi,
         js=values.js,
-        p_value=None if skipped else min(1.0, len(effects) * min(_p_value(effect) for effect in effects)),
+        p_value=None if skipped else _bonferroni(effects),
         q_value=None,
         missing_before=_missing(before),
         missing_after=_missing(after),
@@ -197,10 +198,6 @@ def _compare(before: ColumnSketch, after: ColumnSketch, policy: Drift) -> Column
         skipped=skipped,
         why=f"not compared: {skipped}" if skipped else _why(effects, policy.significance),
     )
-
-
-def _p_value(effect: _Effect) -> float:
-    return effect.p_value if effect.large else 1.0
 
 
 def _absent(name: str) -> ColumnSketch:
@@ -224,11 +221,17 @@ def _reason_to_skip(before: ColumnSketch, after: ColumnSketch, minimum: int) -> 
 
 def _why(effects: Sequence[_Effect], significance: float) -> str:
     """The effects that are large and, if there are such, significant by themselves."""
-    large = [effect for effect in effects if effect.large]
-    certain = [effect for effect in large if effect.p_value * len(effects) <= significance]
+    large = {effect.says: effect.p_value for effect in effects if effect.p_value is not None}
+    certain = [says for says, p_value in large.items() if p_value * len(effects) <= significance]
     if large:
-        return "; ".join(effect.says for effect in certain or large)
+        return "; ".join(certain or large)
     return "no change reaches its floor: " + "; ".join(effect.says for effect in effects)
+
+
+def _bonferroni(effects: Sequence[_Effect]) -> float:
+    """Over all effects, those that were too small for a test too: which ones are tested depends on the rows."""
+    tested = [effect.p_value for effect in effects if effect.p_value is not None]
+    return min(1.0, len(effects) * min(tested, default=1.0))
 
 
 def _decided(column: ColumnDrift, q_value: float, significance: float) -> ColumnDrift:
@@ -268,8 +271,7 @@ def _missing_effect(before: ColumnSketch, after: ColumnSketch, floor: float) -> 
     score = max(0.0, difference - per_row / 2) / deviation if deviation else 0.0
     return _Effect(
         f"missing values {_percent(_missing(before))} before, {_percent(_missing(after))} now (floor {_percent(floor)})",
-        difference >= floor,
-        math.erfc(score / math.sqrt(2)),
+        math.erfc(score / math.sqrt(2)) if difference >= floor else None,
     )
 
 
@@ -292,11 +294,11 @@ def _compare_bins(bins: Bins, policy: Drift) -> _Comparison:
     moved = np.abs(bins.after - bins.before).round(12)  # what the last bit makes different is a tie
     shifts = tuple(Shift(bins.names[i], float(bins.before[i]), float(bins.after[i])) for i in _largest(moved))
     large = psi >= policy.psi or js >= policy.js
-    says = f"PSI {psi:.3g} (floor {policy.psi:g}) and Jensen-Shannon distance {js:.3g} (floor {policy.js:g})"
+    says = f"PSI {psi:.3f} (floor {policy.psi:g}) and Jensen-Shannon distance {js:.3f} (floor {policy.js:g})"
     if shifts:
         value, share, share_now = shifts[0].value, _percent(shifts[0].before), _percent(shifts[0].after)
         says += f", most at {value!r}: {share} of the values before, {share_now} now"
-    effect = _Effect(says, large, _homogeneity(bins) if large else 1.0)
+    effect = _Effect(says, _homogeneity(bins) if large else None)
     return _Comparison(psi=psi, js=js, shifts=shifts, effects=(effect,))
 
 
@@ -312,20 +314,13 @@ def _effect_sizes(bins: Bins) -> tuple[float, float]:
 
 
 def _homogeneity(bins: Bins) -> float:
-    """The p-value of Pearson's chi-square test, and of what is too rare for it.
-
-    Cells with too few rows are one cell together, which is left out where it has too few itself.
-    """
+    """The p-value of Pearson's chi-square test, of the bins with enough rows for it, and of the test of the others."""
     n, m = bins.rows
     pooled = (n * bins.before + m * bins.after) / (n + m)
-    cells = np.stack([pooled, bins.after - bins.before, bins.slack])[:, pooled > 0]
-    thin = cells[0] * min(n, m) < FEWEST_EXPECTED
-    if thin.any():
-        cells = np.column_stack([cells[:, ~thin], cells[:, thin].sum(axis=1)])
-    pooled, difference, slack = cells[:, cells[0] * min(n, m) >= FEWEST_EXPECTED]
-    certain = np.maximum(0.0, np.abs(difference) - slack)
-    statistic = n * m / (n + m) * (certain**2 / pooled).sum()
-    chance = float(chdtrc(max(1, cells.shape[1] - 1), statistic))
+    enough = pooled * min(n, m) >= FEWEST_EXPECTED
+    certain = np.maximum(0.0, np.abs(bins.after - bins.before) - bins.slack)[enough]
+    statistic = n * m / (n + m) * (certain**2 / pooled[enough]).sum()
+    chance = float(chdtrc(max(1, np.count_nonzero(pooled) - 1), statistic))
     return chance if bins.chance_of_rare is None else 2 * min(chance, bins.chance_of_rare)
 
 
@@ -354,15 +349,13 @@ def _compare_categories(before: FrequencySketch, after: FrequencySketch, policy:
 def _one_sided_effect(what: str, known: Categories, alone: NDArray[np.int64], rows: int, floor: float) -> _Effect:
     """Categories that one side has alone. `alone`: their rows there, 0 for the others; `rows`: all with a value there."""
     share = float(alone.sum() / rows)
-    large = share >= floor
     named = ", ".join(repr(known.names[i]) for i in _largest(alone))
     more = int((alone > 0).sum()) - _LISTED
     return _Effect(
         f"{what} categories {_percent(share)} of the values (floor {_percent(floor)})"
         + (f": {named}" if named else "")
         + (f" and {more} more" if more > 0 else ""),
-        large,
-        _chance_alone(int(alone.sum()), known.together, rows / sum(known.rows)) if large else 1.0,
+        _chance_alone(int(alone.sum()), known.together, rows / sum(known.rows)) if share >= floor else None,
     )
 
 

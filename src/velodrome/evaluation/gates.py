@@ -10,7 +10,8 @@ Cost: microseconds; `compare` costs what a paired bootstrap costs.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -176,11 +177,17 @@ def check_gates(gates: Iterable[Gate], *, metrics: Iterable[str], primary: str, 
             )
 
 
-def judge(gates: Sequence[Gate], report: Report, comparisons: Sequence[Comparison] = ()) -> tuple[Verdict, ...]:
+def judge(
+    gates: Sequence[Gate],
+    report: Report,
+    comparisons: Sequence[Comparison] = (),
+    incomparable: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Verdict, ...]:
     """A verdict for each gate, in their order.
 
     Args:
         comparisons: for each `NotWorse` whose model exists, one with its name and metric.
+        incomparable: the models that cannot be compared with, and why; no gate on one of them is passed.
 
     Raises:
         RecipeError: as `check_gates`; or the model of a `NotWorse` was compared by other metrics only.
@@ -188,7 +195,7 @@ def judge(gates: Sequence[Gate], report: Report, comparisons: Sequence[Compariso
     columns = {cohort.column for cohort in report.cohorts}
     check_gates(gates, metrics=report.metrics, primary=report.primary, cohorts=columns)
     return tuple(
-        _not_worse(gate, report, comparisons) if isinstance(gate, NotWorse) else _bounded(gate, report)
+        _not_worse(gate, report, comparisons, incomparable) if isinstance(gate, NotWorse) else _bounded(gate, report)
         for gate in gates
     )
 
@@ -221,8 +228,13 @@ def _verdict(gate: AtLeast | AtMost, found: Estimate, finding: str, left_out: st
     return Verdict(gate=str(gate), passed=passed, why=why, value=found.value, threshold=gate.threshold)
 
 
-def _not_worse(gate: NotWorse, report: Report, comparisons: Sequence[Comparison]) -> Verdict:
+def _not_worse(
+    gate: NotWorse, report: Report, comparisons: Sequence[Comparison], incomparable: Mapping[str, str]
+) -> Verdict:
     name = gate.metric or report.primary
+    if gate.than in incomparable:
+        why = f"{gate.than} cannot be compared with: {incomparable[gate.than]}; leave this gate out once to replace it."
+        return Verdict(gate=str(gate), passed=False, why=why, value=None, threshold=gate.by)
     made = {comparison.metric: comparison for comparison in comparisons if comparison.name == gate.than}
     if not made:
         why = f"there is no {gate.than} to compare with, so {name} cannot be worse."

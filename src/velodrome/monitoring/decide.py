@@ -2,7 +2,8 @@
 
 Each check looks at one thing and says "retrain", "wait", or only notes what it saw. One "wait" is enough to wait; without a
 "retrain" nothing is done either. Drift only ever notes: with many rows everything is significant, and a model may do well on
-inputs that moved. What asks for training is a quality that fell, measured on labels, or the age of the model, or a person.
+inputs that moved. What asks for training is a quality that fell, measured on labels, or the age of the model, or a person; and a
+person who asks knows what doubts about the data and the cool-down cannot know, so these only note then.
 """
 
 import math
@@ -176,7 +177,7 @@ def _quarantine(evidence: Evidence, policy: Retrain) -> Reason | None:
     if not total:
         return None
     share = evidence.quarantined / total
-    bad = share > policy.max_quarantined
+    bad = share > policy.max_quarantined and not evidence.asked
     why = f"{share:.1%} of {total:,} new rows broke the contract, {policy.max_quarantined:.0%} may"
     return Reason(
         check="quarantine", says="wait" if bad else "note", why=why, value=share, threshold=policy.max_quarantined
@@ -187,7 +188,7 @@ def _volume(evidence: Evidence, policy: Retrain) -> Reason | None:
     if evidence.rows_per_file is None or not evidence.usual_rows_per_file:
         return None
     share = evidence.rows_per_file / evidence.usual_rows_per_file
-    bad = share < policy.min_volume
+    bad = share < policy.min_volume and not evidence.asked
     why = f"a new file has {evidence.rows_per_file:,.0f} rows, usual are {evidence.usual_rows_per_file:,.0f}"
     return Reason(check="volume", says="wait" if bad else "note", why=why, value=share, threshold=policy.min_volume)
 
@@ -195,12 +196,13 @@ def _volume(evidence: Evidence, policy: Retrain) -> Reason | None:
 def _labels(evidence: Evidence, policy: Retrain) -> Reason | None:
     if evidence.champion is None or not evidence.rows:
         return None
+    says: Literal["wait", "note"] = "note" if evidence.asked else "wait"
     if evidence.unmeasured:
-        return Reason(check="labels", says="wait", why=f"quality cannot be measured: {evidence.unmeasured}")
+        return Reason(check="labels", says=says, why=f"quality cannot be measured: {evidence.unmeasured}")
     if evidence.labelled < policy.min_rows:
         why = f"{evidence.labelled:,} new rows have a label and were not seen by {evidence.champion}, {policy.min_rows:,} are needed"
         return Reason(
-            check="labels", says="wait", why=why, value=float(evidence.labelled), threshold=float(policy.min_rows)
+            check="labels", says=says, why=why, value=float(evidence.labelled), threshold=float(policy.min_rows)
         )
     return None
 

@@ -15,7 +15,7 @@ from velodrome.data.snapshots import Snapshot
 from velodrome.evaluation.drift import ColumnDrift, Drift, compare_columns
 from velodrome.evaluation.sketches import ColumnSketch
 from velodrome.monitoring.windows import windows
-from velodrome.store.ledger import digest_record
+from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
 
 __all__ = ["DriftReport", "WindowDrift", "detect_drift"]
@@ -63,23 +63,24 @@ class DriftReport(Record, frozen=True, kw_only=True, tag="drift_report"):
 
 
 def detect_drift(
-    ws: Workspace, reference: Snapshot, snapshot: Snapshot, columns: Sequence[str], policy: Drift
+    ws: Workspace, reference: Digest, snapshot: Digest, columns: Sequence[str], policy: Drift
 ) -> DriftReport:
-    """Compare what `snapshot` has beyond `reference` with it, column by column and window by window.
+    """Compare what a snapshot has beyond another with that, column by column and window by window.
 
     Raises:
         StateError: a snapshot has no sketches, since an older velodrome took it.
     """
-    before = _named(snapshot_sketches(ws, reference), columns)
+    trained_on, present = (read_record(ws.ledger, digest, Snapshot) for digest in (reference, snapshot))
+    before = _named(snapshot_sketches(ws, trained_on), columns)
     found = []
-    for window in windows(ws, snapshot, [reference], policy.minimum_rows):
-        after = _named(window_sketches(ws, snapshot, window.uses), columns)
+    for window in windows(ws, present, [trained_on], policy.minimum_rows):
+        after = _named(window_sketches(ws, present, window.uses), columns)
         found.append(WindowDrift(window=window.name, rows=window.rows, columns=compare_columns(before, after, policy)))
     return DriftReport(
-        dataset=snapshot.dataset,
-        reference=digest_record(reference),
-        reference_rows=reference.rows,
-        snapshot=digest_record(snapshot),
+        dataset=present.dataset,
+        reference=reference,
+        reference_rows=trained_on.rows,
+        snapshot=snapshot,
         windows=tuple(found),
     )
 

@@ -5,19 +5,19 @@ a label. What is measured is recorded once for each version, window and plan. Co
 a prediction of the window, and the bootstrap of a report, about a second for 30,000 rows.
 """
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.digest import Digest, digest_json
-from velodrome.core.errors import LabelError, SchemaError
+from velodrome.core.errors import DataError, LabelError
 from velodrome.core.values import Record, describe
 from velodrome.data.labels import LabelCoding, encode_labels
 from velodrome.data.schema import require_column
-from velodrome.data.snapshots import Snapshot, row_keys, scan_use
+from velodrome.data.snapshots import Snapshot, Taken, row_keys, scan_use
 from velodrome.evaluation.bootstrap import Estimate, independent_difference
 from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metrics
 from velodrome.models.predictor import Model, load_artifact
@@ -27,7 +27,7 @@ from velodrome.registry.versions import Version
 from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Quality", "measure_quality"]
+__all__ = ["Measured", "Quality", "measure_quality"]
 
 
 class Quality(Record, frozen=True, kw_only=True, tag="quality"):
@@ -56,40 +56,68 @@ class Quality(Record, frozen=True, kw_only=True, tag="quality"):
     calibration_promised: float | None = None
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """A Quality record with its name."""
+
+    digest: Digest
+    quality: Quality
+
+
 def measure_quality(
-    ws: Workspace, version: Version, snapshot: Snapshot, window: Window, *, label: str, plan: Evaluation, seed: int
-) -> Quality:
-    """Judge the version on a window of a snapshot, or find what was measured before."""
-    named = [version.reference, digest_record(snapshot), describe(window.uses), label, describe(plan), seed]
+    ws: Workspace,
+    version: Version,
+    taken: Taken,
+    window: Window,
+    *,
+    base: Digest | None,
+    label: str,
+    plan: Evaluation,
+    seed: int,
+) -> Measured:
+    """Judge the version on a window of a snapshot, or find what was measured before.
+
+    Args:
+        base: a snapshot whose rows are left out as well, whatever file brings them again.
+    """
+    named = [version.reference, taken.digest, base, describe(window.uses), label, describe(plan), seed]
     subject = f"quality:{version.reference}:{digest_json(named)}"
     known = ws.ledger.pointer(subject)
     if known and known.value:
-        return read_record(ws.ledger, known.value, Quality)
-    quality, report = _measure(ws, version, snapshot, window, label, plan, seed)
+        return Measured(Digest(known.value), read_record(ws.ledger, known.value, Quality))
+    quality, report = _measure(ws, version, taken.snapshot, window, base, label, plan, seed)
     digest = digest_record(quality)
     ws.commit(
         *([Put(report, version.model), Link(digest, digest_record(report), "report")] if report else ()),
         Put(quality, version.model),
         Link(digest, f"version:{version.reference}", "version"),
-        Link(digest, digest_record(snapshot), "snapshot"),
+        Link(digest, taken.digest, "snapshot"),
         Move(subject, None, digest, "quality.measured"),
     )
-    return quality
+    return Measured(digest, quality)
 
 
 def _measure(
-    ws: Workspace, version: Version, snapshot: Snapshot, window: Window, label: str, plan: Evaluation, seed: int
+    ws: Workspace,
+    version: Version,
+    snapshot: Snapshot,
+    window: Window,
+    base: Digest | None,
+    label: str,
+    plan: Evaluation,
+    seed: int,
 ) -> tuple[Quality, Report | None]:
     model = load_artifact(ws, version.artifact)
     quality = Quality(version=version.reference, window=window.name, rows=window.rows, labelled=0)
     try:
-        require_column(label, [column.name for column in snapshot.columns], "the recipe's label")
-        rows = _labelled(_unseen(ws, version, snapshot, window, _columns(snapshot, model, label, plan)), label)
+        for column in (label, *plan.cohorts):
+            require_column(column, [known.name for known in snapshot.columns], "the recipe")
+        seen = [get_run(ws, version.run).snapshot, base]
+        rows = _labelled(_unseen(ws, snapshot, window, seen, _columns(snapshot, model, label, plan)), label)
         quality = msgspec.structs.replace(quality, labelled=rows.height)
         if not rows.height:
             raise LabelError("no new row has a label")
         report = _report(model, rows, snapshot.time, label, plan, seed)
-    except (LabelError, SchemaError) as error:
+    except DataError as error:
         return msgspec.structs.replace(quality, unmeasured=error.problem), None
     return _compared(ws, version, quality, report, plan), report
 
@@ -130,25 +158,20 @@ def _columns(snapshot: Snapshot, model: Model, label: str, plan: Evaluation) -> 
     return [name for name in dict.fromkeys(wanted) if name in known]
 
 
-def _unseen(ws: Workspace, version: Version, snapshot: Snapshot, window: Window, columns: list[str]) -> pl.DataFrame:
-    """The rows of the window whose keys are not in the version's own snapshot."""
-    seen, keys = _seen(ws, version), row_keys(ws, snapshot)
+def _unseen(
+    ws: Workspace, snapshot: Snapshot, window: Window, before: Sequence[Digest | None], columns: list[str]
+) -> pl.DataFrame:
+    """The rows of the window whose keys are in none of the snapshots `before`."""
+    seen = [row_keys(ws, read_record(ws.ledger, one, Snapshot)) for one in dict.fromkeys(before) if one]
+    known, keys = np.unique(np.concatenate([np.empty(0, np.uint64), *seen])), row_keys(ws, snapshot)
     ends = accumulate(use.rows for use in snapshot.fragments)
     end_of = dict(zip((use.fragment for use in snapshot.fragments), ends, strict=True))
     parts = []
     for use in window.uses:
         end = end_of[use.fragment]
-        fresh = ~np.isin(keys[end - use.rows : end], seen)
+        fresh = ~np.isin(keys[end - use.rows : end], known)
         parts.append(scan_use(ws, snapshot, use).select(columns).collect().filter(pl.Series(fresh)))
     return pl.concat(parts)
-
-
-def _seen(ws: Workspace, version: Version) -> npt.NDArray[np.uint64]:
-    """Keys of the rows that the version may have been trained on."""
-    trained_on = get_run(ws, version.run).snapshot
-    if trained_on is None:
-        return np.empty(0, dtype=np.uint64)
-    return row_keys(ws, read_record(ws.ledger, trained_on, Snapshot))
 
 
 def _labelled(rows: pl.DataFrame, label: str) -> pl.DataFrame:

@@ -1,10 +1,10 @@
 """Windows: the data that arrived together, as the files that a snapshot has and earlier ones have not.
 
-A file is known by the digest of its bytes, so a changed contract makes no old file new. Nothing is stored: a window follows
-from the snapshots. Cost: a read of the fragments' records, no rows.
+A file is known by the digest of its bytes, so a changed contract makes no old file new, unless it lets more of its rows in.
+Nothing is stored: a window follows from the snapshots. Cost: a read of the fragments' records, no rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -63,10 +63,14 @@ def windows(ws: Workspace, snapshot: Snapshot, beyond: Sequence[Snapshot], minim
 
 
 def _pieces(ws: Workspace, snapshot: Snapshot, beyond: Sequence[Snapshot]) -> list[_Piece]:
-    known = {fragment.source for one in beyond for fragment in fragments_of(ws, one)}
-    pairs = zip(snapshot.fragments, fragments_of(ws, snapshot), strict=True)
-    pieces = [_piece(snapshot, use, fragment) for use, fragment in pairs if fragment.source not in known]
+    known = {fragment.source: use.rows for one in beyond for use, fragment in _pairs(ws, one)}
+    pairs = [(use, fragment) for use, fragment in _pairs(ws, snapshot) if use.rows > known.get(fragment.source, -1)]
+    pieces = [_piece(snapshot, use, fragment) for use, fragment in pairs]
     return sorted(pieces, key=_moment)
+
+
+def _pairs(ws: Workspace, snapshot: Snapshot) -> Iterator[tuple[FragmentUse, Fragment]]:
+    return zip(snapshot.fragments, fragments_of(ws, snapshot), strict=True)
 
 
 def _piece(snapshot: Snapshot, use: FragmentUse, fragment: Fragment) -> _Piece:

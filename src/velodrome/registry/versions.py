@@ -38,6 +38,7 @@ __all__ = [
     "resolve",
     "rollback",
     "state_of",
+    "stood_as",
 ]
 
 CHAMPION = "champion"
@@ -54,7 +55,7 @@ class VersionState(StrEnum):
     """What is thought of a version. Each move is an event of the version's chain, with its actor and reason:
 
     (nothing) → DRAFT                   version.registered
-    DRAFT → CANDIDATE                   version.candidate   its gates said yes
+    DRAFT, REJECTED → CANDIDATE         version.candidate   its gates said yes, perhaps other gates than before
     DRAFT, CANDIDATE → REJECTED         version.rejected    its gates, or a person, said no
     CANDIDATE → APPROVED                version.approved    by a policy or a person; only now may an alias stand on it
     any but ARCHIVED → ARCHIVED         version.archived    never while an alias stands on it
@@ -68,7 +69,7 @@ class VersionState(StrEnum):
 
 
 _BEFORE: dict[VersionState, tuple[VersionState, ...]] = {
-    VersionState.CANDIDATE: (VersionState.DRAFT,),
+    VersionState.CANDIDATE: (VersionState.DRAFT, VersionState.REJECTED),
     VersionState.APPROVED: (VersionState.CANDIDATE,),
     VersionState.REJECTED: (VersionState.DRAFT, VersionState.CANDIDATE),
     VersionState.ARCHIVED: tuple(state for state in VersionState if state is not VersionState.ARCHIVED),
@@ -259,6 +260,12 @@ def find_alias(ws: Workspace, model: str, alias: str) -> Version | None:
 
 def state_of(ws: Workspace, version: Version) -> VersionState:
     return _standing(ws, version.reference).state
+
+
+def stood_as(ws: Workspace, version: Version, alias: str) -> bool:
+    """Whether the version was ever promoted to the alias, wherever that stands now."""
+    events = ws.ledger.events(_alias(version.model, alias))
+    return any(event.type == _PROMOTED and event.body["to"] == version.reference for event in events)
 
 
 def aliases_of(ws: Workspace, version: Version) -> tuple[str, ...]:
