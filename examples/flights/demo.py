@@ -26,7 +26,10 @@ from velodrome.control.pipeline import run
 from velodrome.control.retraining import retrain
 from velodrome.core.errors import ContractError
 from velodrome.recipe import Recipe
+from velodrome.store.files import write_atomic
 from velodrome.store.workspace import Workspace
+from velodrome.web.render import render
+from velodrome.web.report import report
 from velodrome.workspace import open as open_workspace
 
 HERE = Path(__file__).parent
@@ -45,7 +48,10 @@ def main() -> None:
         print()
         print_table(COLUMNS, months)
         print()
-        year.tell(ws, recipe, FILE)
+        year.tell(ws, recipe, FILE, Path("year.html"))
+        write_atomic(Path("report.html"), render(report(ws, recipe.name)).encode())
+    print()
+    print(f"wrote {HERE / 'year.html'}, the chart, and {HERE / 'report.html'}, all that the loop saw and did")
     print()
     print(
         f"all of it took {time.perf_counter() - begun:.0f} s; the commands above are meant from the folder examples/flights"
@@ -110,6 +116,8 @@ def refuse_poison(ws: Workspace, recipe: Recipe, month: int) -> None:
 def row(cycle: Cycle, end: Conclusion | None, seconds: float) -> tuple[object, ...]:
     said = cycle.evidence.now
     asking = [reason.check for reason in cycle.decision.reasons if reason.says == cycle.decision.action]
+    large = any(one.check == "quality" and one.value >= one.threshold for one in cycle.decision.reasons)
+    quiet = "a fall that may be chance" if large else "no fall"
     return (
         cycle.window.removeprefix("flights-"),
         cycle.rows,
@@ -117,7 +125,7 @@ def row(cycle: Cycle, end: Conclusion | None, seconds: float) -> tuple[object, .
         f"{len(cycle.evidence.drifted)} of {cycle.evidence.compared}",
         (cycle.champion or "").partition("/")[2],
         interval(said) if said else None,
-        f"{cycle.decision.action}: {', '.join(asking) or 'no fall'}",
+        f"{cycle.decision.action}: {', '.join(asking) or quiet}",
         f"{end.challenger.value:.4f}" if end and end.challenger else None,
         end.verdict if end else "",
         f"{seconds:.1f}",

@@ -8,6 +8,7 @@ paired differences on the same flights, days drawn; those of the year treat the 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +27,11 @@ from velodrome.models.predictor import load_artifact
 from velodrome.monitoring.windows import new_window
 from velodrome.recipe import Recipe
 from velodrome.registry.versions import resolve
+from velodrome.store.files import write_atomic
 from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
+from velodrome.web.comparison import ComparisonPage, Course
+from velodrome.web.render import render
 
 METRIC = metric_named("roc_auc", "binary")
 
@@ -44,8 +48,8 @@ class Month:
     monthly_gain: Estimate
 
 
-def tell(ws: Workspace, recipe: Recipe, file: Path) -> list[Month]:
-    """Compute the comparison and print it."""
+def tell(ws: Workspace, recipe: Recipe, file: Path, page: Path) -> None:
+    """Compute the comparison, print it, and write it as a page with a chart."""
     found = list(compare(ws, recipe, file))
     mean = [float(np.mean([getattr(month, name) for month in found])) for name in ("loop", "alone", "monthly")]
     rows = [(month.name, month.loop, month.alone, month.monthly, _shown(month.gain)) for month in found]
@@ -54,7 +58,20 @@ def tell(ws: Workspace, recipe: Recipe, file: Path) -> list[Month]:
     print_table(["AUC on all flights of", "loop", "March model", "every month", "loop minus March model"], rows)
     gain, low, high = over_the_year([month.monthly_gain for month in found])
     print(f"training every month gains {gain:+.4f} ({low:+.4f} to {high:+.4f})")
-    return found
+    write_atomic(page, render(chart(found, ws.clock.now())).encode())
+
+
+def chart(months: list[Month], made: datetime) -> ComparisonPage:
+    gain, low, high = over_the_year([month.gain for month in months])
+    named = {"loop": "the loop", "monthly": "every month", "alone": "March model, never retrained"}
+    return ComparisonPage(
+        name="The year 2013",
+        finding=f"The loop gains {gain:.3f} ({low:.3f} to {high:.3f}) over the March model left alone, on all flights of a month",
+        unit="ROC AUC",
+        windows=tuple(month.name for month in months),
+        courses=tuple(Course(name, tuple(getattr(month, field) for month in months)) for field, name in named.items()),
+        made=made,
+    )
 
 
 def compare(ws: Workspace, recipe: Recipe, file: Path) -> Iterator[Month]:

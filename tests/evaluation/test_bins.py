@@ -136,12 +136,32 @@ def test_rows_where_there_were_none_stand_out() -> None:
     assert found.chance_of_rare == pytest.approx((1000 / 1_001_000) ** 50)
 
 
-def test_rows_that_a_sketch_may_have_put_there_do_not_stand_out() -> None:
-    rng = np.random.default_rng(0)
-    before = sketch_numbers(np.append(np.zeros(900_000), rng.normal(size=100_000)))
-    after = sketch_numbers(np.append(np.zeros(900), rng.normal(size=100)))
-    found = bins_of_numbers(before, after, 50, False)
-    assert found.chance_of_rare is None or found.chance_of_rare == 1
+def test_rows_that_a_sketch_may_have_missed_do_not_stand_out() -> None:
+    """There are 999 rows between two values, but none at a rank that the sketch looks at."""
+    before = sketch_numbers(np.concatenate([np.zeros(600_700), np.linspace(0.1, 0.9, 999), np.ones(398_301)]))
+    after = sketch_numbers(np.array([0.0] * 360 + [0.3, 0.6] + [1.0] * 240))
+    found = bins_of_numbers(before, after, 10, False)
+    assert found.before[2] == 0 < found.after[2]
+    assert found.chance_of_rare is not None
+    assert found.chance_of_rare > 0.1
+
+
+def test_rows_that_a_sketch_may_have_made_more_of_do_not_stand_out() -> None:
+    """There is one row between two values, at a rank that stands for four."""
+    before = sketch_numbers(np.concatenate([np.zeros(500_000), np.full(400_000, 10), np.linspace(11, 12, 100_000)]))
+    after = sketch_numbers(np.concatenate([np.zeros(1001), [5.0], np.full(398, 10.0), np.linspace(11, 12, 600)]))
+    found = bins_of_numbers(before, after, 10, False)
+    assert found.before[2] == 0 < found.after[2]
+    assert found.chance_of_rare == 1
+
+
+def test_bins_with_enough_rows_are_not_rare() -> None:
+    assert bins_between(list(range(600)), list(range(600))).chance_of_rare is None
+
+
+def test_the_rarest_categories_share_a_bin_however_many_rows_there_are() -> None:
+    sketch = sketch_counts({"often": 999_600, "seldom": 400})
+    assert categories_between(sketch, sketch).names == ["often", "all others"]
 
 
 def test_which_categories_are_compared_does_not_depend_on_the_side() -> None:

@@ -337,7 +337,7 @@ ALLOWED = {
     "draft": {"candidate", "rejected", "archived"},
     "candidate": {"approved", "rejected", "archived"},
     "approved": {"archived"},
-    "rejected": {"archived"},
+    "rejected": {"candidate", "archived"},
     "archived": set[str](),
 }
 PICK = st.integers(0, 30)

@@ -88,7 +88,9 @@ def _show(cycled: "Cycled", as_json: bool) -> None:
         return
     cycle, end = cycled.cycle, cycled.conclusion
     if cycled.found:
-        say(f"nothing new since cycle {cycle.number} ({cycle.window})")
+        came = f", {end.version or 'training'} {end.verdict}" if end else ""
+        say(f"nothing new since cycle {cycle.number}, {cycle.window}: {cycle.decision.action}{came}")
+        return
     say(
         f"{cycle.window}: {cycle.rows:,} new rows, {cycle.quarantined:,} in quarantine; champion {cycle.champion or '–'}"
     )

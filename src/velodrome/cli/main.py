@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velodrome.cli import data, loop, models, runs, work
+from velodrome.cli import data, loop, models, report, runs, work
 from velodrome.cli.output import print_error
 from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 work.add_to(app)
 loop.add_to(app)
+report.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
@@ -54,9 +55,10 @@ def main() -> None:
     except VelodromeError as error:
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print_error(
-            VelodromeError("interrupted", remedy="the same command goes on where this one stopped"),
-            as_json="--json" in sys.argv,
-        )
-        sys.exit(ExitCode.INTERRUPTED)
+    except SystemExit as ended:  # what typer makes of Ctrl-C, too
+        if ended.code == ExitCode.INTERRUPTED:
+            print_error(
+                VelodromeError("interrupted", remedy="the same command goes on where this one stopped"),
+                as_json="--json" in sys.argv,
+            )
+        raise

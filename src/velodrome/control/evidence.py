@@ -127,7 +127,7 @@ def _evidence(
     ws: Workspace, look: _Look, drift: DriftReport | None, measured: Measured | None, now: datetime, asked: bool
 ) -> Evidence:
     champion, arrived, quality = look.champion, look.arrived, measured.quality if measured else None
-    trainings = [past for past in look.history if past.cycle.decision.action == "retrain"]
+    trainings = [past for past in look.history if past.cycle.decision.action == "retrain" and past.cycle.at <= now]
     period = parse_duration(look.recipe.operate.retrain.period)
     return Evidence(
         champion=champion.reference if champion else None,

@@ -26,6 +26,7 @@ from velodrome.control.evidence import Gathered, gather
 from velodrome.control.pipeline import Result, execute
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.errors import (
+    ConfigurationError,
     Conflict,
     DataError,
     NotFound,
@@ -72,6 +73,8 @@ def retrain(
     """
     moment = now or ws.clock.now()
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment > ws.clock.now():
+        raise ConfigurationError("a decision is made for now or for the past", received=moment.isoformat())
     with hold(ws.lock(f"retrain-{recipe.name}"), ws.holder):
         opened = open_cycle(ws, recipe.name)
         problem = _finish(ws, recipe, source, opened, seed) if opened else None
@@ -99,8 +102,8 @@ def watch(
             raise StateError("the recipe's code changed while it was watched", remedy="start the same command again")
         try:
             cycled = retrain(ws, recipe, source, seed=seed)
-            told = ""
             if not cycled.found:
+                told = ""
                 yield cycled
         except (DataError, TrainingError, Conflict) as error:
             if error.problem != told:
@@ -110,7 +113,8 @@ def watch(
 
 
 def _code(ws: Workspace, source: Source) -> Digest | None:
-    return capture(ws, source.file, source.root).key if source.file else None
+    """All of it, operation and gates too."""
+    return capture(ws, source.file, source.root).code if source.file else None
 
 
 # ------------------------------------------------------------------------------------------------------------- deciding
