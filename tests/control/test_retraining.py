@@ -15,7 +15,7 @@ from velodrome.control.cycles import cycles
 from velodrome.control.declaring import declare
 from velodrome.control.pipeline import execute
 from velodrome.control.retraining import retrain, watch
-from velodrome.core.errors import ContractError, RunHeld, SchemaError, SplitError, VelodromeError
+from velodrome.core.errors import ConfigurationError, ContractError, RunHeld, SchemaError, SplitError, VelodromeError
 from velodrome.data.snapshots import find_snapshot, fragments_of
 from velodrome.evaluation.report import Report
 from velodrome.monitoring.drift import DriftReport
@@ -326,6 +326,12 @@ def test_rows_again_under_an_earlier_name_are_not_judged_again(champion_of_janua
     )  # sorts before visits-02, whose rows now repeat it
     again = world.retrain(2, day=20)
     assert (again.cycle.evidence.labelled, says(again)["labels"], again.cycle.decision.action) == (0, "wait", "wait")
+
+
+def test_nothing_is_decided_for_the_future(champion_of_january: Any) -> None:
+    world = champion_of_january
+    with pytest.raises(ConfigurationError, match="past"):
+        retrain(world.ws, world.recipe(), world.source, now=datetime(9999, 12, 31, tzinfo=UTC))
 
 
 def test_a_moment_without_a_zone_is_utc(champion_of_january: Any) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -77,8 +78,10 @@ def test_watching_goes_on_until_it_is_told_to_stop(linear: Project) -> None:
                 break
         assert "wait" in line
     finally:
-        process.terminate()
-        process.communicate()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in said
     assert "--force" in linear.error("retrain", "recipe.py", "--watch", "--force")["problem"]
 
 

@@ -206,7 +206,10 @@ def _numbers(series: pl.Series) -> tuple[npt.NDArray[Any], int]:
     numbers = series.drop_nulls().to_numpy()
     if series.dtype.is_integer():
         return numbers, series.null_count()
-    return numbers[np.isfinite(numbers)], series.null_count() + int(np.isnan(numbers).sum())
+    finite = np.isfinite(numbers)
+    if finite.all():  # spares a copy of the column
+        return numbers, series.null_count()
+    return numbers[finite], series.null_count() + int(np.isnan(numbers).sum())
 
 
 def _counts(present: pl.Series) -> pl.DataFrame:

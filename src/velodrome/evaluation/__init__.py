@@ -1,5 +1,5 @@
-"""How good a model is, how sure that is, and whether it is good enough: metrics, intervals, cohorts, calibration, reports, gates, and how
-columns of numbers and of text are sketched and compared.
+"""How good a model is, how sure that is, and whether it is good enough: metrics, intervals, cohorts, calibration, reports
+and gates; and how columns of numbers and of text are sketched and compared.
 
 Owns the numbers that judge a model and the rules that turn them into a verdict.
 Promises: pure functions of arrays and a seed, the same on every call; no file, no clock, no store. What cannot be
