@@ -1,7 +1,8 @@
 from typing import Any
 
+from velodrome.control.cycles import refusals
 from velodrome.store.workspace import Workspace
-from velodrome.web.cycles import cycle_facts, refusals
+from velodrome.web.cycles import cycle_facts
 
 
 def test_cycles_come_with_their_drift_and_what_became_of_them(year: Any) -> None:

@@ -3,6 +3,7 @@
 `cycle:<model>` points at the newest Cycle, `concluded:<cycle>` at what came of it. Cost: two small reads for each cycle.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -21,11 +22,13 @@ __all__ = [
     "Cycle",
     "Ending",
     "Past",
+    "Refusal",
     "conclude",
     "cycles",
     "open_cycle",
     "past_cycles",
     "record",
+    "refusals",
     "refuse",
 ]
 
@@ -92,6 +95,26 @@ class Past(msgspec.Struct, frozen=True):
     digest: Digest
     cycle: Cycle
     end: Conclusion | None
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Data that was refused as a whole. `before`: the number of the first cycle after it, decided or not."""
+
+    time: datetime
+    before: int
+    error: str
+    problem: str
+
+
+def refusals(ws: Workspace, model: str) -> Iterator[Refusal]:
+    """When data was refused, and between which cycles, oldest first."""
+    number = 1
+    for event in _events(ws, model):
+        if event.type == _REFUSED:
+            error, problem = str(event.body["error"]), str(event.body["problem"])
+            yield Refusal(time=event.time, before=number, error=error, problem=problem)
+        else:
+            number += 1
 
 
 def cycles(ws: Workspace, model: str) -> list[tuple[Cycle, Conclusion | None]]:

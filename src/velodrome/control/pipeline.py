@@ -35,7 +35,7 @@ from velodrome.store.ledger import Move, read_record
 from velodrome.store.locks import hold
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Result", "execute", "run"]
+__all__ = ["Result", "Settlement", "execute", "run", "settlement_of"]
 
 _ATTEMPTS = 5
 _GATES = "policy:gates"
@@ -80,7 +80,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return {name: estimate.value for name, estimate in self.report.metrics.items()}
 
 
-class _Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Settlement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was decided about a judged run under certain gates, kept so that it need not be decided again.
 
     Attributes:
@@ -132,7 +132,14 @@ def execute(ws: Workspace, declared: Declared, *, fresh: bool = False) -> Result
     return _result(ws, declared, judge, decision, found, ws.clock.monotonic() - begun)
 
 
-def _decide(ws: Workspace, declared: Declared, judge: Trained, known: _Decision | None, fresh: bool) -> _Decision:
+def settlement_of(ws: Workspace, run: str) -> Settlement | None:
+    """The newest decision about a judged run: each evaluation and set of gates has one of its own."""
+    found = [pointer for pointer in ws.ledger.pointers(f"decision:{run}:") if pointer.value]
+    newest = max(found, key=lambda pointer: pointer.moved, default=None)
+    return msgspec.json.decode(newest.value, type=Settlement) if newest and newest.value else None
+
+
+def _decide(ws: Workspace, declared: Declared, judge: Trained, known: Settlement | None, fresh: bool) -> Settlement:
     """Judge, refit, register, and bring the version to where the verdicts put it.
 
     What was judged is recorded before anything moves, since after a promotion the champion is the run's own version. When
@@ -151,38 +158,38 @@ def _decide(ws: Workspace, declared: Declared, judge: Trained, known: _Decision 
     return _record(ws, declared, judge, msgspec.structs.replace(decision, settled=True), decision)
 
 
-def _judge(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> _Decision:
+def _judge(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> Settlement:
     judged = judge_run(ws, declared, judge)
     final = train(ws, declared, judge=judge, fresh=fresh) if judged.passed and declared.recipe.refit else judge
     version = register(ws, model=declared.recipe.name, run=final.run.id, artifact=final.artifact, report=judged.report)
-    return _record(ws, declared, judge, _decision_of(version.reference, judged), None)
+    return _record(ws, declared, judge, _settlement(version.reference, judged), None)
 
 
-def _judge_again(ws: Workspace, declared: Declared, judge: Trained, before: _Decision) -> _Decision:
-    return _record(ws, declared, judge, _decision_of(before.version, judge_run(ws, declared, judge)), before)
+def _judge_again(ws: Workspace, declared: Declared, judge: Trained, before: Settlement) -> Settlement:
+    return _record(ws, declared, judge, _settlement(before.version, judge_run(ws, declared, judge)), before)
 
 
-def _decision_of(version: str, judged: Judged) -> _Decision:
-    return _Decision(version, judged.report, judged.verdicts, judged.champion, judged.comparisons)
+def _settlement(version: str, judged: Judged) -> Settlement:
+    return Settlement(version, judged.report, judged.verdicts, judged.champion, judged.comparisons)
 
 
 def _record(
-    ws: Workspace, declared: Declared, judge: Trained, decision: _Decision, before: _Decision | None
-) -> _Decision:
+    ws: Workspace, declared: Declared, judge: Trained, decision: Settlement, before: Settlement | None
+) -> Settlement:
     known = _text(before) if before else None
     type_ = "run.decided" if decision.settled else "run.judged"
     ws.commit(Move(_subject(declared, judge), known, _text(decision), type_))
     return decision
 
 
-def _text(decision: _Decision) -> str:
+def _text(decision: Settlement) -> str:
     return msgspec.json.encode(decision).decode()
 
 
-def _move(ws: Workspace, declared: Declared, decision: _Decision) -> None:
+def _move(ws: Workspace, declared: Declared, decision: Settlement) -> None:
     """The moves that are left; each is skipped if it was made before, though somebody took it back since."""
     version = resolve(ws, decision.version)
-    reasons = "; ".join(verdict.why for verdict in decision.verdicts) or "the recipe has no gates"
+    reasons = " ".join(verdict.why for verdict in decision.verdicts) or "the recipe has no gates"
     state = state_of(ws, version)
     if not decision.passed:
         if state in (VersionState.DRAFT, VersionState.CANDIDATE):
@@ -212,13 +219,13 @@ def _subject(declared: Declared, judge: Trained) -> str:
     return f"decision:{judge.run.id}:{terms}"
 
 
-def _recorded(ws: Workspace, declared: Declared, judge: Trained) -> _Decision | None:
+def _recorded(ws: Workspace, declared: Declared, judge: Trained) -> Settlement | None:
     pointer = ws.ledger.pointer(_subject(declared, judge))
-    return msgspec.json.decode(pointer.value, type=_Decision) if pointer and pointer.value else None
+    return msgspec.json.decode(pointer.value, type=Settlement) if pointer and pointer.value else None
 
 
 def _result(
-    ws: Workspace, declared: Declared, judge: Trained, decision: _Decision, found: bool, seconds: float
+    ws: Workspace, declared: Declared, judge: Trained, decision: Settlement, found: bool, seconds: float
 ) -> Result:
     version = resolve(ws, decision.version)
     champion = find_alias(ws, version.model, CHAMPION)

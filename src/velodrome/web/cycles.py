@@ -3,9 +3,6 @@
 Cost: a few small reads for each cycle.
 """
 
-from collections.abc import Iterator
-from datetime import datetime
-
 import msgspec
 
 from velodrome.control.cycles import Conclusion, Cycle, cycles
@@ -13,7 +10,7 @@ from velodrome.monitoring.drift import DriftReport, WindowDrift
 from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
 
-__all__ = ["CycleFacts", "Refusal", "cycle_facts", "refusals"]
+__all__ = ["CycleFacts", "cycle_facts"]
 
 
 class CycleFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,29 +38,9 @@ class CycleFacts(msgspec.Struct, frozen=True, kw_only=True):
         return end is not None and (end.version, end.verdict) == (version, "promoted")
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Data that was refused as a whole. `before`: the number of the first cycle after it, decided or not."""
-
-    time: datetime
-    before: int
-    error: str
-    problem: str
-
-
 def cycle_facts(ws: Workspace, model: str) -> list[CycleFacts]:
     """Every cycle of a model, oldest first."""
     return [_facts(ws, cycle, conclusion) for cycle, conclusion in cycles(ws, model)]
-
-
-def refusals(ws: Workspace, model: str) -> Iterator[Refusal]:
-    """When data was refused, and between which cycles, oldest first."""
-    number = 1
-    for event in ws.ledger.events(f"cycle:{model}"):
-        if "problem" in event.body:
-            error, problem = str(event.body["error"]), str(event.body["problem"])
-            yield Refusal(time=event.time, before=number, error=error, problem=problem)
-        else:
-            number += 1
 
 
 def _facts(ws: Workspace, cycle: Cycle, conclusion: Conclusion | None) -> CycleFacts:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from velodrome.control.cycles import Cycle
+from velodrome.control.cycles import Cycle, Refusal, refusals
 from velodrome.core.values import describe
 from velodrome.evaluation.bootstrap import Estimate
 from velodrome.evaluation.report import Report
@@ -19,7 +19,7 @@ from velodrome.registry.runs import RunSummary, get_run, list_runs
 from velodrome.registry.versions import CHAMPION, VersionSummary, find_alias, list_versions, resolve
 from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
-from velodrome.web.cycles import CycleFacts, Refusal, cycle_facts, refusals
+from velodrome.web.cycles import CycleFacts, cycle_facts
 from velodrome.web.runs import RunFacts, Setting, run_facts, settings_of
 
 __all__ = ["Champion", "Measured", "RecipePage", "VersionFacts", "recipe_page"]

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from velodrome.control.pipeline import settlement_of
 from velodrome.core.digest import Digest
 from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.gates import Verdict
@@ -148,13 +149,6 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True, tag_field="page", tag="
     run: RunFacts
 
 
-class _Decided(msgspec.Struct, frozen=True):
-    """Of what the pipeline decided about a judged run, what is shown."""
-
-    version: str
-    verdicts: tuple[Verdict, ...]
-
-
 def run_page(ws: Workspace, reference: str) -> RunPage:
     """The page of the run of that id, or whose id begins so.
 
@@ -169,7 +163,7 @@ def run_facts(ws: Workspace, reference: str) -> RunFacts:
     details = show_run(ws, reference)
     run, histories = details.run, read_histories(ws, details.run.id)
     judged = show_run(ws, run.judge) if run.judge else details
-    decided = _decided(ws, judged.run.id)
+    decided = settlement_of(ws, judged.run.id)
     return RunFacts(
         id=run.id,
         name=run.name,
@@ -198,13 +192,6 @@ def run_facts(ws: Workspace, reference: str) -> RunFacts:
 def settings_of(recipe: Mapping[str, Any]) -> tuple[Setting, ...]:
     """A recipe as it is recorded, flat, by name."""
     return tuple(Setting(name, _text(value)) for name, value in sorted(flatten(recipe).items()))
-
-
-def _decided(ws: Workspace, run_id: str) -> _Decided | None:
-    """The newest decision about a judged run: each evaluation and set of gates has one of its own."""
-    found = [pointer for pointer in ws.ledger.pointers(f"decision:{run_id}:") if pointer.value]
-    newest = max(found, key=lambda pointer: pointer.moved, default=None)
-    return msgspec.json.decode(newest.value, type=_Decided) if newest and newest.value else None
 
 
 def _refits(ws: Workspace, run_id: str) -> Iterator[str]:

@@ -1,0 +1,279 @@
+"""Bytes under names, and blobs over them: what every place that is not a plain folder of blobs has in common.
+
+`Objects` is what a bucket, a folder and their encrypted forms can do: put, get, has, delete and list by name, nothing
+about content. `AddressedBlobs` makes blobs of any of them: it names bytes by their digest, hashes again while they travel,
+and verifies all that comes back. So encryption and buckets are written once each, below it, and need to know nothing of
+digests. Cost: a put reads its source twice (the name must be known before the first byte goes out) and asks once whether
+the blob is there already; a read is one pass. Memory is bounded by a few pieces of 1 MiB, whatever the size.
+"""
+
+import io
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from velodrome.core.digest import CHUNK, Digest, Hasher, digest_bytes, is_digest
+from velodrome.core.errors import IntegrityError, MissingBlob, StorageError
+from velodrome.store.blobs import Blob, Blobs
+from velodrome.store.files import digest_file, flush_folder, make_folder, temporary_file
+
+__all__ = ["AddressedBlobs", "Content", "FolderObjects", "Objects", "Piece"]
+
+Piece = bytes | memoryview
+
+_IN_MEMORY = 8 << 20
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is put: `size` bytes, in pieces of any length. `pieces` may be called again, when a try has failed."""
+
+    size: int
+    pieces: Callable[[], Iterator[Piece]]
+
+
+class Objects(ABC):
+    """Bytes under names in one place. A name is `folder/rest`, of lower-case letters, digits and hyphens.
+
+    Contract:
+    - `put` replaces and is atomic: the old bytes or the new ones are there, whole; durable when it returns.
+    - `get` may be damaged bytes: whoever gives the names their meaning verifies them.
+    - Threads and processes may do all of it at once.
+    - Each may raise StorageError, where the place cannot be used; the text never holds a credential.
+    """
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The place, as people call it."""
+
+    @abstractmethod
+    def put(self, name: str, content: Content) -> None:
+        """Store the content under the name. What `content.pieces` raises passes through, and nothing is stored."""
+
+    @abstractmethod
+    def get(self, name: str) -> Iterator[Piece]:
+        """The bytes, in pieces.
+
+        Raises:
+            FileNotFoundError: with the first piece, if nothing has that name.
+        """
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether something has that name."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Forget a name; one that is not there is fine."""
+
+    @abstractmethod
+    def list(self, folder: str = "") -> Iterator[str]:
+        """Every name, or every name of one folder, in no particular order."""
+
+
+class FolderObjects(Objects):
+    """Objects in files `root`/folder/rest."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = make_folder(root)
+
+    @property
+    def where(self) -> str:
+        return str(self.root)
+
+    def put(self, name: str, content: Content) -> None:
+        path = self.root / name
+        with temporary_file(self.root / "incoming") as (temporary, out):
+            for piece in content.pieces():
+                out.write(piece)
+            out.flush()
+            os.fchmod(out.fileno(), 0o444)
+            os.fsync(out.fileno())
+            make_folder(path.parent)
+            temporary.replace(path)
+            flush_folder(path.parent)
+        flush_folder(self.root)
+
+    def get(self, name: str) -> Iterator[Piece]:
+        with (self.root / name).open("rb") as stream:
+            yield from _chunks(stream)
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def list(self, folder: str = "") -> Iterator[str]:
+        for path in self.root.glob(f"{folder or '*'}/*"):
+            if not path.name.startswith("."):
+                yield path.relative_to(self.root).as_posix()
+
+
+class AddressedBlobs(Blobs):
+    """Blobs over `objects`. Local copies live in a folder below `scratch` (the system's, where it is None) that only this
+    user can enter, and go when the process ends: wrap it in `velodrome.store.cache.CachedBlobs` to keep them.
+    """
+
+    def __init__(self, objects: Objects, scratch: Path | None = None) -> None:
+        self.objects = objects
+        self._parent = None if scratch is None else make_folder(scratch)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.objects.where!r})"
+
+    def put(self, source: bytes | memoryview | BinaryIO | Path) -> Blob:
+        if isinstance(source, Path):
+            return self._store(digest_file(source), _file_content(source))
+        if isinstance(source, bytes | memoryview):
+            data = memoryview(source).cast("B")
+            return self._store(digest_bytes(data), Content(data.nbytes, lambda: iter([data])))
+        with _spooled(source, self._parent) as (digest, content):
+            return self._store(digest, content)
+
+    def read(self, digest: str) -> bytes:
+        out = io.BytesIO()
+        self.copy_to(digest, out)
+        return out.getvalue()
+
+    def copy_to(self, digest: str, out: BinaryIO) -> int:
+        """Write a blob to `out`, a file or buffer that can be rewound, from its present position on; its size in bytes.
+
+        A transfer that was damaged is done once more before the blob is called damaged. When this raises, what `out` holds
+        from its position on is not the blob. Raises as `read` does.
+        """
+        name, begin = _name(digest), out.tell()
+        for _ in range(_ATTEMPTS):
+            out.seek(begin)
+            out.truncate()
+            with suppress(IntegrityError):
+                if self._copy(name, out) == digest:
+                    return out.tell() - begin
+        raise self._damaged(digest)
+
+    def local(self, digest: str) -> Path:
+        name = _name(digest)
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="velodrome-", dir=self._parent)
+        path = Path(self._scratch.name) / name
+        if not path.exists() or digest_file(path) != digest:
+            with temporary_file(path.parent) as (temporary, out):
+                self.copy_to(digest, out)
+                out.flush()
+                os.fchmod(out.fileno(), 0o400)
+                temporary.replace(path)
+        return path
+
+    def has(self, digest: str) -> bool:
+        return self.objects.has(_name(digest))
+
+    def delete(self, digest: str) -> None:
+        self.objects.delete(_name(digest))
+
+    def list(self) -> Iterator[Digest]:
+        for name in self.objects.list():
+            digest = name.replace("/", "", 1)
+            if is_digest(digest) and _name(digest) == name:
+                yield Digest(digest)
+
+    def _store(self, digest: Digest, content: Content) -> Blob:
+        if not self._intact(digest):
+            self.objects.put(_name(digest), Content(content.size, lambda: _faithful(content.pieces(), digest)))
+        return Blob(digest, content.size)
+
+    def _intact(self, digest: Digest) -> bool:
+        """Whether the blob is there with its bytes; a damaged one is written again, which mends it."""
+        hasher = Hasher()
+        try:
+            for piece in self.objects.get(_name(digest)):
+                hasher.update(piece)
+        except (FileNotFoundError, IntegrityError):
+            return False
+        return hasher.digest() == digest
+
+    def _copy(self, name: str, out: BinaryIO) -> Digest:
+        hasher = Hasher()
+        try:
+            for piece in self.objects.get(name):
+                hasher.update(piece)
+                out.write(piece)
+        except FileNotFoundError as error:
+            raise self._missing(name) from error
+        return hasher.digest()
+
+    def _missing(self, name: str) -> MissingBlob:
+        return MissingBlob(
+            f"a blob is not there: {self.objects.where}",
+            received=name.replace("/", ""),
+            remedy="run `velodrome doctor`; restore it from a backup",
+        )
+
+    def _damaged(self, digest: str) -> IntegrityError:
+        return IntegrityError(
+            f"the bytes of a blob are not what its digest says: {self.objects.where}",
+            received=digest,
+            remedy="run `velodrome doctor`; restore it from a backup",
+        )
+
+
+def _name(digest: str) -> str:
+    if not is_digest(digest):
+        raise StorageError("a blob is named by 64 hexadecimal characters", received=digest)
+    return f"{digest[:2]}/{digest[2:]}"
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    while chunk := stream.read(CHUNK):
+        yield chunk
+
+
+def _file_content(path: Path) -> Content:
+    def pieces() -> Iterator[Piece]:
+        with path.open("rb") as stream:
+            yield from _chunks(stream)
+
+    return Content(path.stat().st_size, pieces)
+
+
+@contextmanager
+def _spooled(stream: BinaryIO, scratch: Path | None) -> Iterator[tuple[Digest, Content]]:
+    """The digest of all that the stream holds, and the same bytes again; above 8 MiB they wait in a nameless file."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=scratch) as spool:
+        hasher = Hasher()
+        try:
+            for chunk in _chunks(stream):
+                hasher.update(chunk)
+                spool.write(chunk)
+        except OSError as error:
+            raise StorageError(
+                f"cannot take in a stream: {error.strerror}", remedy="check its source and the space for temporary files"
+            ) from error
+
+        def pieces() -> Iterator[Piece]:
+            spool.seek(0)
+            while chunk := spool.read(CHUNK):
+                yield chunk
+
+        yield hasher.digest(), Content(spool.tell(), pieces)
+
+
+def _faithful(pieces: Iterator[Piece], digest: Digest) -> Iterator[Piece]:
+    """The pieces as they are; refused at their end, before anything is stored, if they are not what the digest says."""
+    hasher = Hasher()
+    for piece in pieces:
+        hasher.update(piece)
+        yield piece
+    if hasher.digest() != digest:
+        raise StorageError(
+            "a source changed while it was stored",
+            received=digest,
+            remedy="write files elsewhere and move them into place when they are whole",
+        )
