@@ -29,40 +29,15 @@ FORGETFUL = {"split": vd.TimeSplit(validation="4d", test="10d", train="14d")}
 
 REFUSED = "cycle.data-refused"
 
+pytestmark = pytest.mark.slow  # together they take half a minute; test_cycles.py is quick
+
 
 def champion(world: Any) -> str | None:
     found = find_alias(world.ws, "buyers", "champion")
     return found.reference if found else None
 
 
-def contents(world: Any) -> tuple[int, int]:
-    """How many records and events there are."""
-    ledger = world.ws.ledger
-    return sum(1 for _ in ledger.scan()), sum(len(ledger.events(subject)) for subject in ledger.subjects())
-
-
 # --------------------------------------------------------------------------------------------------------- the decision
-
-
-def test_without_a_champion_the_first_data_trains_one(world: Any, says: Any) -> None:
-    world.deliver(1)
-    first = world.retrain(1)
-    assert says(first)["champion"] == "retrain"
-    assert (first.conclusion.verdict, first.conclusion.version, first.conclusion.against) == (
-        "promoted",
-        "buyers/1",
-        None,
-    )
-    assert champion(world) == "buyers/1"
-
-
-def test_the_same_data_again_does_nothing(champion_of_january: Any) -> None:
-    world = champion_of_january
-    before = contents(world)
-    again = world.retrain(1)
-    assert again.found
-    assert again.cycle.number == 1
-    assert contents(world) == before
 
 
 def test_a_month_like_the_last_is_looked_at_and_left(champion_of_january: Any, says: Any) -> None:
