@@ -361,10 +361,10 @@ def test_what_a_person_took_back_is_not_promoted_again(
     world.deliver(2, slope=-3.0)
     recipe, record = world.recipe(**FORGETFUL), pipeline._record
 
-    def dies(ws: Any, declared: Any, judge: Any, decision: Any, before: Any) -> Any:
+    def dies(ws: Any, judge: Any, decision: Any, before: Any) -> Any:
         if decision.settled:
             raise KeyboardInterrupt
-        return record(ws, declared, judge, decision, before)
+        return record(ws, judge, decision, before)
 
     monkeypatch.setattr(pipeline, "_record", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -374,6 +374,26 @@ def test_what_a_person_took_back_is_not_promoted_again(
     rollback(world.ws, "buyers", reason="complaints", actor="ann")
     assert world.retrain(2, recipe).conclusion.verdict == "promoted"
     assert champion(world) == "buyers/1"
+
+
+def test_what_was_judged_is_settled_by_the_terms_that_it_was_judged_by(
+    champion_of_january: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = champion_of_january
+    world.deliver(2, slope=-3.0)
+    record = pipeline._record
+
+    def dies(ws: Any, judge: Any, decision: Any, before: Any) -> Any:
+        if decision.settled:
+            raise KeyboardInterrupt
+        return record(ws, judge, decision, before)
+
+    monkeypatch.setattr(pipeline, "_record", dies)
+    with pytest.raises(KeyboardInterrupt):
+        world.retrain(2, world.recipe(**FORGETFUL))
+    monkeypatch.undo()
+    end = world.retrain(2, world.recipe(gates=[vd.AtLeast("roc_auc", 0.9999)], **FORGETFUL)).conclusion
+    assert (end.verdict, end.version) == ("promoted", "buyers/2")
 
 
 def test_a_decision_on_which_the_recipe_cannot_be_trained_any_more_does_not_stand_in_the_way(

@@ -84,6 +84,7 @@ class Settlement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was decided about a judged run under certain gates, kept so that it need not be decided again.
 
     Attributes:
+        terms: digest of what it was judged and settled by.
         settled: the version was brought to where the verdicts put it.
     """
 
@@ -92,6 +93,7 @@ class Settlement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdicts: tuple[Verdict, ...]
     against: str | None = None
     comparisons: tuple[Comparison, ...] = ()
+    terms: str = ""
     settled: bool = False
 
     @property
@@ -126,26 +128,27 @@ def execute(ws: Workspace, declared: Declared, *, fresh: bool = False) -> Result
     begun = ws.clock.monotonic()
     with hold(ws.lock(f"run-{declared.key}"), ws.holder):
         judge = train(ws, declared, fresh=fresh)
-        known = _recorded(ws, declared, judge)
-        found = judge.found and known is not None and known.settled
-        decision = known if known and known.settled else _decide(ws, declared, judge, known, fresh)
+        known = settlement_of(ws, judge.run.id)
+        done = known is not None and known.settled and known.terms == _terms(declared.recipe)
+        decision = known if known and done else _decide(ws, declared, judge, known, fresh)
+        found = judge.found and done
     return _result(ws, declared, judge, decision, found, ws.clock.monotonic() - begun)
 
 
 def settlement_of(ws: Workspace, run: str) -> Settlement | None:
-    """The newest decision about a judged run: each evaluation and set of gates has one of its own."""
-    found = [pointer for pointer in ws.ledger.pointers(f"decision:{run}:") if pointer.value]
-    newest = max(found, key=lambda pointer: pointer.moved, default=None)
-    return msgspec.json.decode(newest.value, type=Settlement) if newest and newest.value else None
+    """The newest decision about a judged run."""
+    pointer = ws.ledger.pointer(f"decision:{run}")
+    return msgspec.json.decode(pointer.value, type=Settlement) if pointer and pointer.value else None
 
 
 def _decide(ws: Workspace, declared: Declared, judge: Trained, known: Settlement | None, fresh: bool) -> Settlement:
     """Judge, refit, register, and bring the version to where the verdicts put it.
 
-    What was judged is recorded before anything moves, since after a promotion the champion is the run's own version. When
-    another champion comes meanwhile, the version is judged again beside that one.
+    What was judged is recorded before anything moves, since after a promotion the champion is the run's own version; and it
+    is brought to its end by the terms that it was judged by, though the recipe's are others now. When another champion
+    comes meanwhile, the version is judged again beside that one.
     """
-    decision = known or _judge(ws, declared, judge, fresh)
+    decision = known if known and not known.settled else _judge(ws, declared, judge, known, fresh)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             _move(ws, declared, decision)
@@ -155,30 +158,30 @@ def _decide(ws: Workspace, declared: Declared, judge: Trained, known: Settlement
             decision = _judge_again(ws, declared, judge, decision)
         else:
             break
-    return _record(ws, declared, judge, msgspec.structs.replace(decision, settled=True), decision)
+    return _record(ws, judge, msgspec.structs.replace(decision, settled=True), decision)
 
 
-def _judge(ws: Workspace, declared: Declared, judge: Trained, fresh: bool) -> Settlement:
+def _judge(ws: Workspace, declared: Declared, judge: Trained, before: Settlement | None, fresh: bool) -> Settlement:
     judged = judge_run(ws, declared, judge)
     final = train(ws, declared, judge=judge, fresh=fresh) if judged.passed and declared.recipe.refit else judge
     version = register(ws, model=declared.recipe.name, run=final.run.id, artifact=final.artifact, report=judged.report)
-    return _record(ws, declared, judge, _settlement(version.reference, judged), None)
+    return _record(ws, judge, _settlement(declared, version.reference, judged), before)
 
 
 def _judge_again(ws: Workspace, declared: Declared, judge: Trained, before: Settlement) -> Settlement:
-    return _record(ws, declared, judge, _settlement(before.version, judge_run(ws, declared, judge)), before)
+    judged = judge_run(ws, declared, judge)
+    return _record(ws, judge, _settlement(declared, before.version, judged), before)
 
 
-def _settlement(version: str, judged: Judged) -> Settlement:
-    return Settlement(version, judged.report, judged.verdicts, judged.champion, judged.comparisons)
+def _settlement(declared: Declared, version: str, judged: Judged) -> Settlement:
+    terms = _terms(declared.recipe)
+    return Settlement(version, judged.report, judged.verdicts, judged.champion, judged.comparisons, terms)
 
 
-def _record(
-    ws: Workspace, declared: Declared, judge: Trained, decision: Settlement, before: Settlement | None
-) -> Settlement:
+def _record(ws: Workspace, judge: Trained, decision: Settlement, before: Settlement | None) -> Settlement:
     known = _text(before) if before else None
     type_ = "run.decided" if decision.settled else "run.judged"
-    ws.commit(Move(_subject(declared, judge), known, _text(decision), type_))
+    ws.commit(Move(f"decision:{judge.run.id}", known, _text(decision), type_))
     return decision
 
 
@@ -213,15 +216,9 @@ def _rejected_by(ws: Workspace, version: Version) -> str:
     return next(event.actor for event in reversed(events) if event.type == "version.rejected")
 
 
-def _subject(declared: Declared, judge: Trained) -> str:
-    recipe = declared.recipe
-    terms = digest_json(describe([recipe.evaluation, recipe.gates, recipe.operate, recipe.refit]))
-    return f"decision:{judge.run.id}:{terms}"
-
-
-def _recorded(ws: Workspace, declared: Declared, judge: Trained) -> Settlement | None:
-    pointer = ws.ledger.pointer(_subject(declared, judge))
-    return msgspec.json.decode(pointer.value, type=Settlement) if pointer and pointer.value else None
+def _terms(recipe: Recipe) -> Digest:
+    """What a run is judged and settled by; not part of what it is named by."""
+    return digest_json(describe([recipe.evaluation, recipe.gates, recipe.operate.approval, recipe.refit]))
 
 
 def _result(
