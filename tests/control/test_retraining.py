@@ -309,6 +309,27 @@ def test_nothing_is_decided_for_the_future(champion_of_january: Any) -> None:
         retrain(world.ws, world.recipe(), world.source, now=datetime(9999, 12, 31, tzinfo=UTC))
 
 
+def test_labels_that_come_in_parts_are_all_judged(champion_of_january: Any) -> None:
+    world = champion_of_january
+    parts = vd.Dataset("visits", source=vd.Files("visits-*.parquet"), key="visit", time="when")
+    whole = world.frame(2)
+    late = pl.when(pl.int_range(pl.len()) < 200).then("buys")
+    world.write(whole.with_columns(buys=late), "visits-02")
+    assert world.retrain(2, world.recipe(data=parts)).cycle.evidence.labelled == 200
+    world.write(whole, "visits-02")
+    assert world.retrain(2, world.recipe(data=parts), day=20).cycle.evidence.labelled == 200
+
+
+def test_a_promotion_that_an_earlier_cycle_made_is_not_made_again(champion_of_january: Any) -> None:
+    world = champion_of_january
+    world.deliver(2)
+    assert world.retrain(2, asked=True).conclusion.verdict == "promoted"
+    rollback(world.ws, "buyers", reason="complaints", actor="ann")
+    world.deliver(3, rows=0)
+    again = world.retrain(2, asked=True)
+    assert (again.conclusion, champion(world)) == (None, "buyers/1")
+
+
 def test_a_moment_without_a_zone_is_utc(champion_of_january: Any) -> None:
     world = champion_of_january
     world.deliver(2)

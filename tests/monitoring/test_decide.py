@@ -327,7 +327,7 @@ def test_a_fall_counts_when_it_is_large_enough_and_surely_one(fall: Estimate, ac
 def test_a_champion_without_a_report_has_nothing_to_fall_from() -> None:
     reason = by_check(decide(quiet(promised=None, fall=None), Retrain(fall=0), NOW))["quality"]
     assert (reason.says, reason.value) == ("note", None)
-    assert "no test report" in reason.why
+    assert "test report has no such figure" in reason.why
 
 
 @pytest.mark.parametrize(("ago", "action"), [(59.9, "wait"), (60, "retrain"), (61, "retrain")])

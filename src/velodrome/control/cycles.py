@@ -90,10 +90,11 @@ class Conclusion(Record, frozen=True, kw_only=True, tag="conclusion"):
 
 
 class Past(msgspec.Struct, frozen=True):
-    """A recorded cycle with its name, and what came of it. A name is never computed anew: records may gain fields."""
+    """A cycle with its name, when it was recorded, and what came of it. A name is never computed anew: records gain fields."""
 
     digest: Digest
     cycle: Cycle
+    recorded: datetime
     end: Conclusion | None
 
 
@@ -124,13 +125,13 @@ def cycles(ws: Workspace, model: str) -> list[tuple[Cycle, Conclusion | None]]:
 
 def past_cycles(ws: Workspace, model: str) -> list[Past]:
     """The same with their names."""
-    return [_past(ws, str(event.body["to"])) for event in _events(ws, model) if event.type != _REFUSED]
+    return [_past(ws, event) for event in _events(ws, model) if event.type != _REFUSED]
 
 
 def open_cycle(ws: Workspace, model: str) -> Past | None:
     """The cycle whose decision to train was not carried out yet."""
-    pointer = ws.ledger.pointer(_subject(model))
-    newest = _past(ws, pointer.value) if pointer and pointer.value else None
+    moves = [event for event in _events(ws, model) if event.type != _REFUSED]
+    newest = _past(ws, moves[-1]) if moves else None
     return newest if newest and newest.cycle.decision.action == "retrain" and newest.end is None else None
 
 
@@ -150,7 +151,7 @@ def record(ws: Workspace, cycle: Cycle, before: Past | None, *records: Record) -
         *(Link(digest, end, role) for role, end in links.items() if end),
         Move(_subject(cycle.model), before.digest if before else None, digest, "cycle.decided", body),
     )
-    return Past(digest, cycle, None)
+    return _past(ws, _events(ws, cycle.model)[-1])
 
 
 def conclude(ws: Workspace, model: str, conclusion: Conclusion) -> Conclusion:
@@ -177,10 +178,11 @@ def refuse(ws: Workspace, model: str, error: str, problem: str) -> None:
         ws.commit(Append(_subject(model), _REFUSED, body))
 
 
-def _past(ws: Workspace, digest: str) -> Past:
+def _past(ws: Workspace, decided: Event) -> Past:
+    digest = Digest(str(decided.body["to"]))
     end = ws.ledger.pointer(f"concluded:{digest}")
     conclusion = read_record(ws.ledger, end.value, Conclusion) if end and end.value else None
-    return Past(Digest(digest), read_record(ws.ledger, digest, Cycle), conclusion)
+    return Past(digest, read_record(ws.ledger, digest, Cycle), decided.time, conclusion)
 
 
 def _events(ws: Workspace, model: str) -> list[Event]:

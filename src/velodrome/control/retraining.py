@@ -211,7 +211,7 @@ def _train(ws: Workspace, recipe: Recipe, source: Source, opened: Past, seed: in
         raise
     conclusion = Conclusion(
         cycle=opened.digest,
-        verdict=_verdict(ws, result),
+        verdict=_verdict(ws, result, opened),
         version=result.version,
         run=result.run,
         report=result.report_digest,
@@ -228,9 +228,9 @@ def _failed(opened: Past, error: VelodromeError, seconds: float) -> Conclusion:
     return Conclusion(cycle=opened.digest, verdict="failed", failure=error.problem, seconds=seconds)
 
 
-def _verdict(ws: Workspace, result: Result) -> Ending:
-    """What became of the version, read off what was recorded of it: somebody may have moved it since."""
-    if stood_as(ws, resolve(ws, result.version), CHAMPION):
+def _verdict(ws: Workspace, result: Result, opened: Past) -> Ending:
+    """What became of the version, read off what was recorded since the decision: somebody may have moved it again."""
+    if result.champion or stood_as(ws, resolve(ws, result.version), CHAMPION, since=opened.recorded):
         return "promoted"
     if not result.passed or result.state == VersionState.REJECTED:
         return "refused"

@@ -212,9 +212,8 @@ def _quality(evidence: Evidence, policy: Retrain) -> Reason | None:
         return None
     shown = f"{evidence.metric} is {_interval(evidence.now)}"
     if evidence.fall is None or evidence.promised is None:
-        return Reason(
-            check="quality", says="note", why=f"{shown}; {evidence.champion} has no test report to compare with"
-        )
+        why = f"{shown}; {evidence.champion}'s test report has no such figure, or an interval of another level"
+        return Reason(check="quality", says="note", why=why)
     fall, low = evidence.fall.value, evidence.fall.low
     fell = fall >= policy.fall and low is not None and low > 0
     why = f"{shown}, promised were {_interval(evidence.promised)}: {_fallen(evidence.fall, policy, fell=fell)}"

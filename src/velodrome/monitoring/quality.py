@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.digest import Digest, digest_json
@@ -17,7 +18,7 @@ from velodrome.core.errors import DataError, LabelError
 from velodrome.core.values import Record, describe
 from velodrome.data.labels import LabelCoding, encode_labels
 from velodrome.data.schema import require_column
-from velodrome.data.snapshots import Snapshot, Taken, row_keys, scan_use
+from velodrome.data.snapshots import Snapshot, Taken, read_columns, row_keys, scan_use
 from velodrome.evaluation.bootstrap import Estimate, independent_difference
 from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metrics
 from velodrome.models.predictor import Model, load_artifact
@@ -112,7 +113,8 @@ def _measure(
         for column in (label, *plan.cohorts):
             require_column(column, [known.name for known in snapshot.columns], "the recipe")
         seen = [get_run(ws, version.run).snapshot, base]
-        rows = _labelled(_unseen(ws, snapshot, window, seen, _columns(snapshot, model, label, plan)), label)
+        rows = _unseen(ws, snapshot, window, seen, _columns(snapshot, model, label, plan), label)
+        rows = rows.filter(_labelled(rows[label]))
         quality = msgspec.structs.replace(quality, labelled=rows.height)
         if not rows.height:
             raise LabelError("no new row has a label")
@@ -159,10 +161,10 @@ def _columns(snapshot: Snapshot, model: Model, label: str, plan: Evaluation) -> 
 
 
 def _unseen(
-    ws: Workspace, snapshot: Snapshot, window: Window, before: Sequence[Digest | None], columns: list[str]
+    ws: Workspace, snapshot: Snapshot, window: Window, before: Sequence[Digest | None], columns: list[str], label: str
 ) -> pl.DataFrame:
-    """The rows of the window whose keys are in none of the snapshots `before`."""
-    seen = [row_keys(ws, read_record(ws.ledger, one, Snapshot)) for one in dict.fromkeys(before) if one]
+    """The rows of the window whose keys have a label in none of the snapshots `before`."""
+    seen = [_labelled_keys(ws, one, label) for one in dict.fromkeys(before) if one]
     known, keys = np.unique(np.concatenate([np.empty(0, np.uint64), *seen])), row_keys(ws, snapshot)
     ends = accumulate(use.rows for use in snapshot.fragments)
     end_of = dict(zip((use.fragment for use in snapshot.fragments), ends, strict=True))
@@ -174,6 +176,15 @@ def _unseen(
     return pl.concat(parts)
 
 
-def _labelled(rows: pl.DataFrame, label: str) -> pl.DataFrame:
-    present = rows[label].is_not_null()
-    return rows.filter(present & rows[label].is_finite() if rows[label].dtype.is_float() else present)
+def _labelled_keys(ws: Workspace, digest: Digest, label: str) -> npt.NDArray[np.uint64]:
+    """The keys of a snapshot's rows that have a label; of all where it had no such column."""
+    snapshot = read_record(ws.ledger, digest, Snapshot)
+    keys = row_keys(ws, snapshot)
+    if label not in [column.name for column in snapshot.columns]:
+        return keys
+    labelled: npt.NDArray[np.bool_] = _labelled(read_columns(ws, snapshot, [label])[label]).to_numpy()
+    return keys[labelled]
+
+
+def _labelled(labels: pl.Series) -> pl.Series:
+    return labels.is_not_null() & labels.is_finite() if labels.dtype.is_float() else labels.is_not_null()

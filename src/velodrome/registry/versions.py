@@ -262,10 +262,10 @@ def state_of(ws: Workspace, version: Version) -> VersionState:
     return _standing(ws, version.reference).state
 
 
-def stood_as(ws: Workspace, version: Version, alias: str) -> bool:
-    """Whether the version was ever promoted to the alias, wherever that stands now."""
-    events = ws.ledger.events(_alias(version.model, alias))
-    return any(event.type == _PROMOTED and event.body["to"] == version.reference for event in events)
+def stood_as(ws: Workspace, version: Version, alias: str, *, since: datetime | None = None) -> bool:
+    """Whether the version was promoted to the alias, ever or at or after a moment, wherever that stands now."""
+    promoted = (event for event in ws.ledger.events(_alias(version.model, alias)) if event.type == _PROMOTED)
+    return any(event.body["to"] == version.reference and (since is None or event.time >= since) for event in promoted)
 
 
 def aliases_of(ws: Workspace, version: Version) -> tuple[str, ...]:
