@@ -1,9 +1,14 @@
 """What the loop leaves behind, on a small world; test_retraining.py goes through all that may arrive."""
 
+import dataclasses
 from typing import Any
 
 from velodrome.control.cycles import cycles, refusals, refuse
+from velodrome.control.declaring import declare
+from velodrome.core.config import Config
+from velodrome.registry.environment import Environment
 from velodrome.registry.versions import find_alias
+from velodrome.store.ledger import read_record
 
 
 def contents(world: Any) -> tuple[int, int]:
@@ -49,3 +54,14 @@ def test_a_refusal_is_told_once_between_its_cycles(champion_of_january: Any) -> 
         refuse(world.ws, "buyers", "SchemaError", problem)
     told = list(refusals(world.ws, "buyers"))
     assert [(one.before, one.problem) for one in told] == [(2, "a column is missing"), (2, "another")]
+
+
+def test_threads_are_part_of_what_a_run_is_named_by(world: Any) -> None:
+    world.deliver(1)
+    declared = []
+    for threads in (1, 2):
+        ws = dataclasses.replace(world.ws, config=Config(threads=threads))
+        declared.append(declare(ws, world.recipe(), world.source, 0))
+    told = [read_record(world.ws.ledger, one.environment, Environment).threads for one in declared]
+    assert told == [1, 2]
+    assert declared[0].key != declared[1].key

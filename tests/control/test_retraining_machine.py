@@ -542,7 +542,7 @@ def test_a_year_of_kills_ends_as_a_year_without(world: Any, tmp_path_factory: py
             root.mkdir()
         return type(world)(root)
 
-    quick = settings(max_examples=30, stateful_step_count=20, suppress_health_check=list(HealthCheck))
+    quick = settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(lambda: Year(make), settings=quick)  # type: ignore[no-untyped-call]
 
 

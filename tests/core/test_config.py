@@ -21,6 +21,7 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("keep_checkpoint = 2", "did you mean 'keep_checkpoints'"),
         ("keep_checkpoints = 'two'", "Expected `int`"),
         ("keep_checkpoints = 0", "at least 1"),
+        ("threads = -1", "0 or more"),
         ("actor = ", "not TOML"),
         ("actor = 'policy:gates'", "does not begin with"),
     ],

@@ -72,7 +72,7 @@ def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: 
     """
     taken = taken or take_snapshot(ws, recipe.data)
     code = capture(ws, source.file, source.root) if source.file else capture_source(ws, list(source.cells))
-    environment = _environment(recipe)
+    environment = _environment(ws, recipe)
     ws.commit(Put(environment))
     named = {
         "kind": "train",
@@ -85,10 +85,10 @@ def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: 
     return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named))
 
 
-def _environment(recipe: Recipe) -> Environment:
+def _environment(ws: Workspace, recipe: Recipe) -> Environment:
     learner = recipe.learner
     library = "torch" if isinstance(learner, Torch) else _distribution(type(learner.estimator).__module__)
-    capability, threads = load(f"learner:{learner_kind(learner)}").machine()
+    capability, threads = load(f"learner:{learner_kind(learner)}").machine(ws.config.threads)
     return describe_environment((library,), device="cpu", capability=capability, threads=threads)
 
 

@@ -22,6 +22,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Name that events carry; empty means the name of the operating system's user."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept for a run, beside its best."""
+    threads: int = 0
+    """Threads that a training computes with, which its bits depend on; 0 means as many as its libraries choose."""
 
 
 def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
@@ -47,6 +49,8 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
         raise ConfigurationError(f"{where}: {error}", received=repr(table)) from error
     if config.keep_checkpoints < 1:
         raise ConfigurationError(f"{where}: keep_checkpoints is at least 1", received=config.keep_checkpoints)
+    if config.threads < 0:
+        raise ConfigurationError(f"{where}: threads is 0 or more", received=config.threads)
     if config.actor.startswith("policy:"):
         raise ConfigurationError(
             f"{where}: a person's name does not begin with 'policy:'",

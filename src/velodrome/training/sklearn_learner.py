@@ -23,8 +23,14 @@ from velodrome.training.work import Fitted, Work
 __all__ = ["fit", "machine"]
 
 
-def machine() -> tuple[str, int]:
-    """What the bits of a fit depend on beside the versions: the kernels that BLAS chose, and how many threads it uses."""
+def machine(threads: int = 0) -> tuple[str, int]:
+    """What the bits of a fit depend on beside the versions: the kernels that BLAS chose, and how many threads it uses.
+
+    Args:
+        threads: how many this process computes with from now on; 0: as many as the libraries chose.
+    """
+    if threads:
+        threadpoolctl.threadpool_limits(threads)
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     kernels = sorted({f"{pool['internal_api']}:{pool.get('architecture') or platform.machine()}" for pool in pools})
     return ",".join(kernels) or platform.machine(), max((int(pool["num_threads"]) for pool in pools), default=1)

@@ -28,8 +28,14 @@ __all__ = ["fit", "machine", "make_optimizer"]
 _EVALUATION_ROWS = 8192
 
 
-def machine() -> tuple[str, int]:
-    """What the bits of a training depend on beside the versions: the CPU capability torch chose, and its threads."""
+def machine(threads: int = 0) -> tuple[str, int]:
+    """What the bits of a training depend on beside the versions: the CPU capability torch chose, and its threads.
+
+    Args:
+        threads: how many this process computes with from now on; 0: as many as torch chose.
+    """
+    if threads:
+        torch.set_num_threads(threads)
     return f"aten:{torch.backends.cpu.get_cpu_capability()}", torch.get_num_threads()
 
 
