@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to", "drift", "retrain"]
 
+_LONGEST = 30 * 86_400
+
 _Recipe = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
 
 
@@ -75,6 +77,8 @@ def retrain(
             _show(retrain_recipe(ws, declared, source, seed=seed, now=_moment(as_of), asked=force), as_json)
             return
         seconds = parse_duration(interval).total_seconds()
+        if not 0 < seconds <= _LONGEST:
+            raise ConfigurationError("--every lies between 0 and 30 days", received=interval, remedy="--every 6h")
         for news in watch_recipe(ws, declared, source, every=seconds, seed=seed):
             if isinstance(news, VelodromeError):
                 print_error(news, as_json=as_json)

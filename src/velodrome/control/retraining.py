@@ -230,7 +230,9 @@ def _failed(opened: Past, error: VelodromeError, seconds: float) -> Conclusion:
 
 def _verdict(ws: Workspace, result: Result, opened: Past) -> Ending:
     """What became of the version, read off what was recorded since the decision: somebody may have moved it again."""
-    if result.champion or stood_as(ws, resolve(ws, result.version), CHAMPION, since=opened.recorded):
+    if (result.passed and result.champion) or stood_as(
+        ws, resolve(ws, result.version), CHAMPION, since=opened.recorded
+    ):
         return "promoted"
     if not result.passed or result.state == VersionState.REJECTED:
         return "refused"
