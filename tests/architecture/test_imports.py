@@ -74,7 +74,7 @@ def test_each_core_dependency_earns_its_place() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    declared = names(PROJECT["project"]["dependencies"]) | names(extras["torch"])
+    declared = names(PROJECT["project"]["dependencies"]) | names(extras["torch"]) | names(extras["postgres"])
     known = declared | set(sys.stdlib_module_names) | {"velodrome"}
     for path in PACKAGE.rglob("*.py"):
         runner = {"pytest", "hypothesis"} if path.is_relative_to(PACKAGE / "testing") else set()

@@ -7,6 +7,7 @@ import pytest
 
 from velodrome.core.clock import SystemClock
 from velodrome.core.errors import IntegrityError, LedgerVersionError, StorageError
+from velodrome.store import schema
 from velodrome.store.ledger import Ledger, Put
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.testing.ledger import LedgerConformance, Sample
@@ -31,7 +32,7 @@ def test_it_is_as_durable_as_it_says(ledger: SqliteLedger) -> None:
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "user_version")
         }
-    assert values == {"journal_mode": "wal", "synchronous": 2, "user_version": 1}
+    assert values == {"journal_mode": "wal", "synchronous": 2, "user_version": schema.VERSION}
 
 
 def test_a_newer_ledger_is_refused_by_name(tmp_path: Path) -> None:
@@ -66,3 +67,10 @@ def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [mounted])
     with pytest.raises(StorageError, match="network file system"):
         SqliteLedger(tmp_path / "ledger.db")
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "100%25 of #1?"
+    folder.mkdir()
+    SqliteLedger(folder / "ledger.db").close()
+    assert [path.name for path in folder.iterdir()] == ["ledger.db"]

@@ -18,6 +18,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "export:torch": ("velodrome.models.torch", "torch"),
     "model:torch": ("velodrome.models.onnx", "torch"),
     "model:sklearn": ("velodrome.models.sklearn", ""),
+    "ledger:migrations": ("velodrome.store.migrations.way", ""),
+    "ledger:postgresql": ("velodrome.store.postgres", "postgres"),
 }
 """kind → (module, extra that it needs, or nothing)."""
 

@@ -4,5 +4,5 @@ Owns the ledger (records, edges, events, pointers, series blocks), the blobs, tr
 names, the scratch and cache areas, the locks, and `Workspace`, the frozen bundle that every verb takes first.
 Promises: what a call has returned survives a kill; what it has not returned is there whole or not at all; bytes are
 verified against their digest before anyone sees them.
-May import: core, sqlalchemy.
+May import: core, sqlalchemy, and late psycopg, alembic, obstore and cryptography.
 """

@@ -9,22 +9,26 @@ the blob is there already; a read is one pass. Memory is bounded by a few pieces
 
 import io
 import os
+import shutil
 import tempfile
+import threading
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from velodrome.core.digest import CHUNK, Digest, Hasher, digest_bytes, is_digest
-from velodrome.core.errors import IntegrityError, MissingBlob, StorageError
+from velodrome.core.errors import IntegrityError, MissingBlob, SourceError, StorageError
 from velodrome.store.blobs import Blob, Blobs
 from velodrome.store.files import digest_file, flush_folder, make_folder, temporary_file
 
-__all__ = ["AddressedBlobs", "Content", "FolderObjects", "Objects", "Piece"]
+__all__ = ["AddressedBlobs", "Content", "FolderObjects", "Objects", "Piece", "blob_name"]
 
 Piece = bytes | memoryview
+"""Some of an object's bytes."""
 
 _IN_MEMORY = 8 << 20
 _ATTEMPTS = 2
@@ -117,15 +121,27 @@ class FolderObjects(Objects):
                 yield path.relative_to(self.root).as_posix()
 
 
+def blob_name(digest: str) -> str:
+    """The name of a blob among objects.
+
+    Raises:
+        StorageError: that is no digest.
+    """
+    if not is_digest(digest):
+        raise StorageError("a blob is named by 64 hexadecimal characters", received=digest)
+    return f"{digest[:2]}/{digest[2:]}"
+
+
 class AddressedBlobs(Blobs):
-    """Blobs over `objects`. Local copies live in a folder below `scratch` (the system's, where it is None) that only this
-    user can enter, and go when the process ends: wrap it in `velodrome.store.cache.CachedBlobs` to keep them.
+    """Blobs over `objects`. Local copies live below `scratch` (the system's folder, where it is None), where only this
+    user can enter, as long as this object does: `velodrome.store.cache.CachedBlobs` keeps them longer.
     """
 
     def __init__(self, objects: Objects, scratch: Path | None = None) -> None:
         self.objects = objects
-        self._parent = None if scratch is None else make_folder(scratch)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch = None if scratch is None else make_folder(scratch)
+        self._copies: Path | None = None
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.objects.where!r})"
@@ -136,7 +152,7 @@ class AddressedBlobs(Blobs):
         if isinstance(source, bytes | memoryview):
             data = memoryview(source).cast("B")
             return self._store(digest_bytes(data), Content(data.nbytes, lambda: iter([data])))
-        with _spooled(source, self._parent) as (digest, content):
+        with _spooled(source, self._scratch) as (digest, content):
             return self._store(digest, content)
 
     def read(self, digest: str) -> bytes:
@@ -150,20 +166,20 @@ class AddressedBlobs(Blobs):
         A transfer that was damaged is done once more before the blob is called damaged. When this raises, what `out` holds
         from its position on is not the blob. Raises as `read` does.
         """
-        name, begin = _name(digest), out.tell()
+        name, begin = blob_name(digest), out.tell()
+        damage: IntegrityError | None = None
         for _ in range(_ATTEMPTS):
             out.seek(begin)
             out.truncate()
-            with suppress(IntegrityError):
+            try:
                 if self._copy(name, out) == digest:
                     return out.tell() - begin
-        raise self._damaged(digest)
+            except IntegrityError as error:
+                damage = error
+        raise self._damaged(digest) from damage
 
     def local(self, digest: str) -> Path:
-        name = _name(digest)
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="velodrome-", dir=self._parent)
-        path = Path(self._scratch.name) / name
+        path = self._folder() / blob_name(digest)
         if not path.exists() or digest_file(path) != digest:
             with temporary_file(path.parent) as (temporary, out):
                 self.copy_to(digest, out)
@@ -173,27 +189,34 @@ class AddressedBlobs(Blobs):
         return path
 
     def has(self, digest: str) -> bool:
-        return self.objects.has(_name(digest))
+        return self.objects.has(blob_name(digest))
 
     def delete(self, digest: str) -> None:
-        self.objects.delete(_name(digest))
+        self.objects.delete(blob_name(digest))
 
     def list(self) -> Iterator[Digest]:
         for name in self.objects.list():
             digest = name.replace("/", "", 1)
-            if is_digest(digest) and _name(digest) == name:
+            if is_digest(digest) and blob_name(digest) == name:
                 yield Digest(digest)
 
     def _store(self, digest: Digest, content: Content) -> Blob:
         if not self._intact(digest):
-            self.objects.put(_name(digest), Content(content.size, lambda: _faithful(content.pieces(), digest)))
+            self.objects.put(blob_name(digest), Content(content.size, lambda: _faithful(content.pieces(), digest)))
         return Blob(digest, content.size)
+
+    def _folder(self) -> Path:
+        with self._lock:
+            if self._copies is None:
+                self._copies = Path(tempfile.mkdtemp(prefix="velodrome-", dir=self._scratch))
+                weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+            return self._copies
 
     def _intact(self, digest: Digest) -> bool:
         """Whether the blob is there with its bytes; a damaged one is written again, which mends it."""
         hasher = Hasher()
         try:
-            for piece in self.objects.get(_name(digest)):
+            for piece in self.objects.get(blob_name(digest)):
                 hasher.update(piece)
         except (FileNotFoundError, IntegrityError):
             return False
@@ -224,12 +247,6 @@ class AddressedBlobs(Blobs):
         )
 
 
-def _name(digest: str) -> str:
-    if not is_digest(digest):
-        raise StorageError("a blob is named by 64 hexadecimal characters", received=digest)
-    return f"{digest[:2]}/{digest[2:]}"
-
-
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     while chunk := stream.read(CHUNK):
         yield chunk
@@ -237,8 +254,13 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 def _file_content(path: Path) -> Content:
     def pieces() -> Iterator[Piece]:
-        with path.open("rb") as stream:
-            yield from _chunks(stream)
+        try:
+            with path.open("rb") as stream:
+                yield from _chunks(stream)
+        except OSError as error:
+            raise SourceError(
+                f"cannot read {path}: {error.strerror}", remedy="check the path and its permissions"
+            ) from error
 
     return Content(path.stat().st_size, pieces)
 
@@ -246,7 +268,7 @@ def _file_content(path: Path) -> Content:
 @contextmanager
 def _spooled(stream: BinaryIO, scratch: Path | None) -> Iterator[tuple[Digest, Content]]:
     """The digest of all that the stream holds, and the same bytes again; above 8 MiB they wait in a nameless file."""
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=scratch) as spool:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if scratch is None else str(scratch)) as spool:
         hasher = Hasher()
         try:
             for chunk in _chunks(stream):
@@ -254,7 +276,8 @@ def _spooled(stream: BinaryIO, scratch: Path | None) -> Iterator[tuple[Digest, C
                 spool.write(chunk)
         except OSError as error:
             raise StorageError(
-                f"cannot take in a stream: {error.strerror}", remedy="check its source and the space for temporary files"
+                f"cannot take in a stream: {error.strerror}",
+                remedy="check its source and the space for temporary files",
             ) from error
 
         def pieces() -> Iterator[Piece]:

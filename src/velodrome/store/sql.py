@@ -1,0 +1,377 @@
+"""The ledger on an SQL database: what every database shares, which is the queries, the writes and the care of the schema.
+
+A database adds how a transaction begins in which nobody else writes, where the version of its schema is kept, how it is
+backed up and how it is checked. As writers stand in line, a write may read and then decide: positions have no gaps, chains
+are linear and compare-and-set is a comparison. Each transaction looks at the schema's version first, so a program that was
+running while a newer one migrated the ledger is refused before it writes.
+Cost: neighbouring writes of one type travel together; an event takes two statements and a move four.
+"""
+
+import os
+import threading
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from velodrome.core.digest import Digest, canonical, digest_bytes
+from velodrome.core.errors import IntegrityError, LedgerVersionError, PointerMoved, StorageError
+from velodrome.core.extras import load
+from velodrome.store import schema
+from velodrome.store.ledger import Append, Block, Edge, Event, Ledger, Link, Move, Pointer, Put, Stored, Write
+
+__all__ = ["SqlLedger", "apply_writes"]
+
+
+class SqlLedger(Ledger):
+    """A ledger on the database of `engine`, which hands out connections that begin and end no transaction by themselves.
+
+    Attributes:
+        name: the ledger as a person is told about it, without any secret.
+    """
+
+    def __init__(self, engine: sa.Engine, name: str) -> None:
+        self.name = name
+        self._engine = engine
+        self._pid = os.getpid()
+        self._writer = threading.Lock()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def commit(self, writes: Sequence[Write], *, actor: str, now: datetime) -> None:
+        self._refuse_fork()
+        _require_text(writes, actor)
+        with self._writer:
+            self._commit(writes, actor, now.astimezone(UTC))  # an event is sealed with the time as it will be read
+
+    def get(self, digest: str) -> Stored | None:
+        row = self._one(sa.select(schema.record).where(schema.record.c.digest == digest))
+        if row is None:
+            return None
+        stored = _stored(row)
+        if digest_bytes(stored.payload) != digest:
+            raise IntegrityError(
+                f"the {stored.kind} {digest[:12]} was changed after it was written",
+                received=f"its bytes have the digest {digest_bytes(stored.payload)[:12]}",
+                remedy="restore the ledger from a backup",
+            )
+        return stored
+
+    def records(
+        self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None
+    ) -> list[Stored]:
+        query = sa.select(schema.record).where(schema.record.c.kind == kind)
+        if name is not None:
+            query = query.where(schema.record.c.name == name)
+        order = schema.record.c.position.desc() if newest_first else schema.record.c.position
+        return [_stored(row) for row in self._all(query.order_by(order).limit(limit))]
+
+    def edges(self, node: str, *, incoming: bool = False, role: str | None = None) -> list[Edge]:
+        near, far = (schema.edge.c.dst, schema.edge.c.src) if incoming else (schema.edge.c.src, schema.edge.c.dst)
+        query = sa.select(schema.edge.c.src, schema.edge.c.dst, schema.edge.c.role).where(near == node)
+        if role is not None:
+            query = query.where(schema.edge.c.role == role)
+        return [Edge(row.src, row.dst, row.role) for row in self._all(query.order_by(schema.edge.c.role, far))]
+
+    def events(self, subject: str) -> list[Event]:
+        query = sa.select(schema.event).where(schema.event.c.subject == subject).order_by(schema.event.c.seq)
+        return [_event(row) for row in self._all(query)]
+
+    def pointer(self, subject: str) -> Pointer | None:
+        row = self._one(sa.select(schema.pointer).where(schema.pointer.c.subject == subject))
+        return None if row is None else _pointer(row)
+
+    def pointers(self, prefix: str) -> list[Pointer]:
+        query = sa.select(schema.pointer).where(_starts(schema.pointer.c.subject, prefix))
+        return [_pointer(row) for row in self._all(query.order_by(schema.pointer.c.subject))]
+
+    def blocks(self, run: str, series: str | None = None) -> list[Block]:
+        columns = schema.series_block.c
+        query = sa.select(*(columns[name] for name in Block.__struct_fields__)).where(columns.run == run)
+        if series is not None:
+            query = query.where(columns.series == series)
+        ordered = query.order_by(columns.series, columns.attempt, columns.first_step)
+        return [Block(**row._mapping) for row in self._all(ordered)]
+
+    def subjects(self, prefix: str = "") -> list[str]:
+        query = sa.select(schema.event.c.subject).where(
+            schema.event.c.seq == 1, _starts(schema.event.c.subject, prefix)
+        )
+        return [row[0] for row in self._all(query.order_by(schema.event.c.subject))]
+
+    def scan(self) -> Iterator[Stored]:
+        for row in self._all(sa.select(schema.record).order_by(schema.record.c.position)):
+            yield _stored(row)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @abstractmethod
+    def _commit(self, writes: Sequence[Write], actor: str, now: datetime) -> None:
+        """Apply the writes in a transaction of their own."""
+
+    @abstractmethod
+    def _version(self, connection: sa.Connection) -> int:
+        """The version of the schema; 0 where there are no tables yet."""
+
+    @abstractmethod
+    def _begin(self, connection: sa.Connection) -> int:
+        """Begin a transaction in which nobody else writes to the ledger or migrates it; the version as it then stands."""
+
+    @abstractmethod
+    def _set_version(self, connection: sa.Connection, version: int) -> None:
+        """Write the version down, in the present transaction."""
+
+    @abstractmethod
+    def _back_up(self, connection: sa.Connection, version: int) -> None:
+        """Copy the ledger as the present transaction sees it, and verify the copy."""
+
+    def _refusal(self, error: sa.exc.SQLAlchemyError) -> StorageError:
+        """What the database said, as an error of ours."""
+        said = getattr(error, "orig", None) or error
+        return StorageError(f"the ledger {self.name} refused: {said}", remedy="run `velodrome doctor`")
+
+    def _prepare(self) -> None:
+        """Make the tables, or migrate them, unless they are what this program needs."""
+        with self._connection() as connection:
+            version = self._version(connection)
+        self._refuse_newer(version)
+        if version < schema.VERSION:
+            with self._alone() as (connection, version):
+                self._bring_up(connection, version)
+
+    def _bring_up(self, connection: sa.Connection, version: int) -> None:
+        self._refuse_newer(version)
+        if version == schema.VERSION:  # another process was first
+            return
+        if version == 0:
+            schema.metadata.create_all(connection, checkfirst=False)
+        else:
+            self._back_up(connection, version)
+            load("ledger:migrations").upgrade(connection, version)
+        self._set_version(connection, schema.VERSION)
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > schema.VERSION:
+            raise LedgerVersionError(
+                f"the ledger {self.name} was written by a newer velodrome",
+                received=f"schema {version}, this program knows {schema.VERSION}",
+                remedy="upgrade velodrome",
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """A transaction of the only writer, on the schema that this program knows."""
+        with self._alone() as (connection, version):
+            self._refuse_newer(version)
+            if version < schema.VERSION:
+                raise LedgerVersionError(
+                    f"the ledger {self.name} was put back to an older schema while it was open",
+                    received=f"schema {version}, this program needs {schema.VERSION}",
+                    remedy="open it again, which migrates it",
+                )
+            yield connection
+
+    @contextmanager
+    def _alone(self) -> Iterator[tuple[sa.Connection, int]]:
+        """A transaction of the only writer and the schema's version: committed at the end, rolled back by what escapes."""
+        with self._connection() as connection:
+            try:
+                yield connection, self._begin(connection)
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with suppress(sa.exc.SQLAlchemyError):  # a broken connection has rolled back by itself
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        self._refuse_fork()
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            raise self._refusal(error) from error
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise StorageError(
+                "a ledger handle was used after a fork", remedy="open the workspace again in the child process"
+            )
+
+    def _all(self, query: Any) -> Sequence[sa.Row[Any]]:
+        with self._connection() as connection:
+            return connection.execute(query).all()
+
+    def _one(self, query: Any) -> sa.Row[Any] | None:
+        with self._connection() as connection:
+            return connection.execute(query).one_or_none()
+
+
+def apply_writes(connection: sa.Connection, writes: Sequence[Write], actor: str, now: datetime) -> Event | None:
+    """Carry the writes out in their order, in the present transaction; the last event that they appended, if any."""
+    last = None
+    for type_, group in groupby(writes, type):
+        last = _APPLY[type_](connection, list(group), actor, now) or last
+    return last
+
+
+def _require_text(writes: Sequence[Write], actor: str) -> None:
+    """PostgreSQL cannot keep a NUL and nobody half a character: refused everywhere, so that a ledger can be moved."""
+    named = (
+        (f"{type(write).__name__}.{name}", getattr(write, name)) for write in writes for name in write.__struct_fields__
+    )
+    for name, text in (("actor", actor), *named):
+        if isinstance(text, str) and not _is_text(text):
+            raise StorageError(
+                f"the ledger cannot keep this {name}: it has a NUL or half a character",
+                received=ascii(text),
+                remedy="take the character out",
+            )
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _put(connection: sa.Connection, writes: Sequence[Put], actor: str, now: datetime) -> None:
+    rows = [_record_row(write, actor, now) for write in writes]
+    connection.execute(_keeping(schema.record, connection.dialect.name), rows)
+
+
+def _record_row(write: Put, actor: str, now: datetime) -> dict[str, Any]:
+    payload = canonical(write.record)
+    return {
+        "digest": digest_bytes(payload),
+        "kind": write.record.kind(),
+        "name": write.name,
+        "created": _text(now),
+        "actor": actor,
+        "payload": payload,
+    }
+
+
+def _link(connection: sa.Connection, writes: Sequence[Link], actor: str, now: datetime) -> None:
+    rows = [msgspec.structs.asdict(write) for write in writes]
+    connection.execute(_keeping(schema.edge, connection.dialect.name), rows)
+
+
+def _append(connection: sa.Connection, writes: Sequence[Append], actor: str, now: datetime) -> Event:
+    return [_append_one(connection, write, actor, now) for write in writes][-1]
+
+
+def _append_one(connection: sa.Connection, write: Append, actor: str, now: datetime) -> Event:
+    last = connection.execute(_NEWEST, {"of": write.subject}).one_or_none()
+    seq, previous = (last[0] + 1, last[1]) if last else (1, "")
+    event = Event(
+        subject=write.subject, seq=seq, type=write.type, time=now, actor=actor, body=write.body, previous=previous
+    ).sealed()
+    row = msgspec.structs.asdict(event) | {"time": _text(now), "body": canonical(write.body)}
+    connection.execute(schema.event.insert(), row)
+    return event
+
+
+def _move(connection: sa.Connection, writes: Sequence[Move], actor: str, now: datetime) -> Event:
+    return [_move_one(connection, write, actor, now) for write in writes][-1]
+
+
+def _move_one(connection: sa.Connection, write: Move, actor: str, now: datetime) -> Event:
+    found = connection.execute(_PRESENT, {"of": write.subject}).one_or_none()
+    present, revision = (found[0], found[1]) if found else (None, 0)
+    if present != write.expected:
+        raise PointerMoved(
+            f"{write.subject!r} was expected to be {write.expected!r}",
+            received=present,
+            remedy="somebody moved it meanwhile: look at it and decide again",
+        )
+    row = {"subject": write.subject, "value": write.value, "revision": revision + 1, "moved": _text(now)}
+    connection.execute(_replacing(schema.pointer, connection.dialect.name), row)
+    moved = Append(write.subject, write.type, write.body | {"from": write.expected, "to": write.value})
+    return _append_one(connection, moved, actor, now)
+
+
+def _block(connection: sa.Connection, writes: Sequence[Block], actor: str, now: datetime) -> None:
+    rows = [msgspec.structs.asdict(write) for write in writes]
+    connection.execute(_replacing(schema.series_block, connection.dialect.name), rows)
+
+
+_APPLY: dict[type, Any] = {Put: _put, Link: _link, Append: _append, Move: _move, Block: _block}
+
+_NEWEST = (
+    sa.select(schema.event.c.seq, schema.event.c.digest)
+    .where(schema.event.c.subject == sa.bindparam("of"))
+    .order_by(schema.event.c.seq.desc())
+    .limit(1)
+)
+_PRESENT = sa.select(schema.pointer.c.value, schema.pointer.c.revision).where(
+    schema.pointer.c.subject == sa.bindparam("of")
+)
+
+
+@cache
+def _keeping(table: sa.Table, dialect: str) -> sa.Insert:
+    """Insert what is not there yet. Records take the next position, without the gaps that a sequence leaves for losers."""
+    insert = _insert(table, dialect)
+    if table is schema.record:
+        last = sa.select(sa.func.coalesce(sa.func.max(table.c.position), 0)).scalar_subquery()
+        insert = insert.values(position=last + 1)
+    return insert.on_conflict_do_nothing()
+
+
+@cache
+def _replacing(table: sa.Table, dialect: str) -> sa.Insert:
+    """Insert, in the place of what has the same key."""
+    insert = _insert(table, dialect)
+    changed = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+
+
+def _insert(table: sa.Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
+    """The two databases say alike what happens on a conflict, and SQLAlchemy has a class for each."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def _starts(column: sa.Column[Any], prefix: str) -> sa.ColumnElement[bool]:
+    """Whether a text starts with `prefix`: a range, since LIKE ignores case in SQLite and would not use the index."""
+    return sa.and_(column >= prefix, column <= prefix + chr(0x10FFFF))
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _stored(row: sa.Row[Any]) -> Stored:
+    payload = (
+        row.payload if isinstance(row.payload, bytes) else str(row.payload).encode()
+    )  # an edit by hand may leave text
+    return Stored(Digest(row.digest), row.kind, row.name, datetime.fromisoformat(row.created), row.actor, payload)
+
+
+def _event(row: sa.Row[Any]) -> Event:
+    return Event(
+        subject=row.subject,
+        seq=row.seq,
+        type=row.type,
+        time=datetime.fromisoformat(row.time),
+        actor=row.actor,
+        body=msgspec.json.decode(row.body),
+        previous=row.previous,
+        digest=row.digest,
+    )
+
+
+def _pointer(row: sa.Row[Any]) -> Pointer:
+    return Pointer(row.subject, row.value, row.revision, datetime.fromisoformat(row.moved))

@@ -1,0 +1,342 @@
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+
+from velodrome.core.errors import LedgerVersionError, StorageError
+from velodrome.store import postgres as postgres_module
+from velodrome.store import schema
+from velodrome.store.ledger import Append, Link, Move, Put, digest_record, verify_chain
+from velodrome.store.migrations.way import STEPS
+from velodrome.store.postgres import PostgresLedger
+from velodrome.store.sql import SqlLedger
+from velodrome.store.sqlite import SqliteLedger
+from velodrome.testing.ledger import Sample
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FIRST = Path(__file__).with_name("ledger-1.sql")
+VERSIONS = range(1, schema.VERSION)
+NewAddress = Callable[[], str]
+
+
+def open_at(address: str, **options: Any) -> SqlLedger:
+    return PostgresLedger(address, **options) if "://" in address else SqliteLedger(Path(address))
+
+
+@contextmanager
+def program_of(version: int) -> Iterator[None]:
+    """Meanwhile velodrome is as it was when its schema had that version: ledgers are made so, by the steps up to it."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def create_all(connection: sa.Connection, **_: object) -> None:
+            operations = Operations(MigrationContext.configure(connection))
+            for step in STEPS[:version]:
+                step(operations)
+
+        patch.setattr(schema, "VERSION", version)
+        patch.setattr(schema.metadata, "create_all", create_all)
+        yield
+
+
+def make_old(address: str, version: int) -> None:
+    """A ledger of an earlier version with something in it."""
+    with program_of(version), closing(open_at(address)) as ledger:
+        put = [Put(Sample(number=number), "name") for number in range(20)]
+        ledger.commit([*put, Link("a", "b", "r"), Append("s", "t"), Move("p", None, "1", "m")], actor="ann", now=NOW)
+
+
+def shape(ledger: SqlLedger) -> object:
+    """Tables, columns, keys and indexes as the database tells them."""
+    with ledger._connection() as connection:
+        found = sa.inspect(connection)
+        return {
+            table: (
+                [(column["name"], repr(column["type"]), column["nullable"]) for column in found.get_columns(table)],
+                found.get_pk_constraint(table)["constrained_columns"],
+                sorted(tuple(unique["column_names"]) for unique in found.get_unique_constraints(table)),
+                sorted((index["name"] or "", tuple(index["column_names"])) for index in found.get_indexes(table)),
+            )
+            for table in sorted(found.get_table_names())
+        }
+
+
+def count(ledger: SqlLedger, table: str) -> int:
+    with ledger._connection() as connection:
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
+
+
+def test_there_is_a_step_for_each_version() -> None:
+    assert len(STEPS) == schema.VERSION
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_migrated_ledger_has_the_shape_of_a_new_one_and_all_it_had(new_address: NewAddress, version: int) -> None:
+    address = new_address()
+    make_old(address, version)
+    with closing(open_at(address)) as migrated, closing(open_at(new_address())) as new:
+        assert shape(migrated) == shape(new)
+        with migrated._connection() as connection:
+            assert migrated._version(connection) == schema.VERSION
+        assert len(migrated.records("sample")) == 20
+        assert migrated.get(digest_record(Sample(number=7))) is not None
+        verify_chain("p", migrated.events("p"))
+        migrated.commit([Move("p", "1", "2", "m")], actor="ann", now=NOW)
+
+
+def test_the_steps_alone_make_what_is_declared(new_address: NewAddress) -> None:
+    address = new_address()
+    with program_of(schema.VERSION):
+        open_at(address).close()
+    with closing(open_at(address)) as climbed, closing(open_at(new_address())) as new:
+        assert shape(climbed) == shape(new)
+        with climbed._connection() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            differences = compare_metadata(context, schema.metadata)
+    assert [each for each in differences if "schema_version" not in str(each)] == []
+
+
+def test_a_ledger_that_version_1_wrote_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(FIRST.read_text(encoding="utf-8"))
+    with closing(SqliteLedger(path)) as ledger, closing(SqliteLedger(tmp_path / "new.db")) as new:
+        assert shape(ledger) == shape(new)
+        assert [stored.digest for stored in ledger.scan()] == [digest_record(Sample(number=n)) for n in (1, 2)]
+        for subject in ("job:1", "alias:m"):
+            verify_chain(subject, ledger.events(subject))
+        assert (len(ledger.edges("run")), len(ledger.blocks("r"))) == (2, 2)
+
+
+def test_the_old_file_is_kept_beside_the_migrated_one(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ledger.db", tmp_path / "ledger-1.db"
+    make_old(str(path), 1)
+    # left by a migration that was killed, and by a person who looked into the copy
+    for name in ("ledger-1.db", "ledger-1.db-wal", ".ledger-1.db"):
+        (tmp_path / name).write_bytes(b"left")
+    SqliteLedger(path).close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["ledger-1.db", "ledger.db"]
+    with program_of(1), closing(SqliteLedger(copy)) as ledger:
+        assert len(ledger.records("sample")) == 20
+        verify_chain("p", ledger.events("p"))
+
+
+def test_the_old_tables_are_kept_in_a_schema_of_their_own(postgres: Any) -> None:
+    url = postgres.url()
+    make_old(url, 1)
+    with closing(PostgresLedger(url)) as ledger:
+        copy = f"{ledger._schema}_backup_v1"
+        for table in (*schema.metadata.tables, "schema_version"):
+            before = 1 if table == "schema_version" else count(ledger, table)
+            assert count(ledger, f"{copy}.{table}") == before
+    with postgres.connect() as session:  # the way back
+        session.execute(f"ALTER SCHEMA {ledger._schema} RENAME TO {ledger._schema}_spoilt")
+        session.execute(f"ALTER SCHEMA {copy} RENAME TO {ledger._schema}")
+    with program_of(1), closing(PostgresLedger(url)) as restored:
+        assert len(restored.records("sample")) == 20
+        restored.commit([Move("p", "1", "2", "m")], actor="ann", now=NOW)
+
+
+def test_an_earlier_copy_is_not_overwritten(postgres: Any) -> None:
+    url = postgres.url()
+    make_old(url, 1)
+    name = url.partition("schema=")[2]
+    with postgres.connect() as session:
+        session.execute(f"CREATE SCHEMA {name}_backup_v1")
+    with pytest.raises(StorageError, match="already exists"):
+        PostgresLedger(url)
+    with program_of(1), closing(PostgresLedger(url)) as ledger:
+        assert len(ledger.records("sample")) == 20
+
+
+def test_a_large_ledger_asks_for_a_dump(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgres.url()
+    make_old(url, 1)
+    monkeypatch.setattr(postgres_module, "_LARGEST_COPY", 1000)
+    with pytest.raises(StorageError, match="too large") as caught:
+        PostgresLedger(url)
+    assert "pg_dump" in str(caught.value)
+    with closing(PostgresLedger(url, dumped=True)) as ledger:
+        assert len(ledger.records("sample")) == 20
+        with ledger._connection() as connection:
+            assert f"{ledger._schema}_backup_v1" not in sa.inspect(connection).get_schema_names()
+
+
+def test_a_damaged_file_is_not_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    make_old(str(path), 1)
+    data = bytearray(path.read_bytes())
+    data[3 * 4096 : 3 * 4096 + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match=r"malformed|backup"):
+        SqliteLedger(path)
+    assert [each.name for each in tmp_path.iterdir() if "-1" in each.name] == []
+    assert stored_version(path) == 1
+
+
+def test_a_copy_that_cannot_be_put_in_its_place_stops_the_migration(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    make_old(str(path), 1)
+    (tmp_path / "ledger-1.db").mkdir()
+    with pytest.raises(StorageError, match="cannot make the backup"):
+        SqliteLedger(path)
+    assert stored_version(path) == 1
+    assert not (tmp_path / ".ledger-1.db").exists()
+
+
+@contextmanager
+def after_statement(start: str, meddle: Callable[[Any, str], object]) -> Iterator[None]:
+    """A fault: `meddle(cursor, statement)` once a statement that starts so was carried out, in whatever ledger."""
+
+    def listen(_: object, cursor: Any, statement: str, parameters: Any, *__: object) -> None:
+        if statement.startswith(start):
+            meddle(cursor, parameters[0] if parameters else statement)
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", listen)
+    yield
+    sa.event.remove(sa.Engine, "after_cursor_execute", listen)
+
+
+def tear(_: object, copy: str) -> None:
+    with open(copy, "r+b") as stream:
+        stream.truncate(8192)
+
+
+def forget(_: object, copy: str) -> None:
+    with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM record WHERE position = 20")
+
+
+@pytest.mark.parametrize(("meddle", "said"), [(tear, "malformed"), (forget, "not what was copied")])
+def test_a_copy_that_is_not_whole_stops_the_migration(
+    tmp_path: Path, meddle: Callable[[Any, str], object], said: str
+) -> None:
+    path = tmp_path / "ledger.db"
+    make_old(str(path), 1)
+    with after_statement("VACUUM INTO", meddle), pytest.raises(StorageError, match=said):
+        SqliteLedger(path)
+    assert [each.name for each in tmp_path.iterdir() if "-1" in each.name] == []
+    assert stored_version(path) == 1
+
+
+def test_a_copied_table_that_is_not_whole_stops_the_migration(postgres: Any) -> None:
+    url = postgres.url()
+    make_old(url, 1)
+
+    def forget_row(cursor: Any, statement: str) -> None:
+        if ".record " in statement:
+            cursor.execute(f"DELETE FROM {statement.split()[2]} WHERE position = 20")
+
+    with after_statement("INSERT INTO test_", forget_row), pytest.raises(StorageError, match="not what was copied"):
+        PostgresLedger(url)
+    with program_of(1), closing(PostgresLedger(url)) as ledger:
+        assert len(ledger.records("sample")) == 20
+
+
+def test_a_full_disk_leaves_the_old_version_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    make_old(str(path), 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size - 4096, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"full|I/O error"):
+            SqliteLedger(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert stored_version(path) == 1
+    with closing(SqliteLedger(path)) as ledger:
+        assert len(ledger.records("sample")) == 20
+
+
+def stored_version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+STOPPED = """
+import sys, time
+from pathlib import Path
+from velodrome.store.migrations import way
+from velodrome.store.postgres import PostgresLedger
+from velodrome.store.sqlite import SqliteLedger
+
+def step_and_stop(to, step=way.STEPS[-1]):
+    step(to)
+    print("stopped", flush=True)
+    time.sleep(600)
+
+way.STEPS[-1] = step_and_stop
+address = sys.argv[1]
+PostgresLedger(address) if "://" in address else SqliteLedger(Path(address))
+"""
+
+
+def test_a_migration_that_is_killed_leaves_the_old_version_whole(address: str) -> None:
+    make_old(address, schema.VERSION - 1)
+    with program_of(schema.VERSION - 1), closing(open_at(address)) as ledger:
+        before = shape(ledger)
+        with subprocess.Popen([sys.executable, "-c", STOPPED, address], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "stopped\n"
+            process.kill()
+        ledger.commit([Move("p", "1", "2", "m")], actor="ann", now=NOW)
+        assert shape(ledger) == before
+    with closing(open_at(address)) as ledger:
+        assert shape(ledger) != before
+        assert [event.body["to"] for event in ledger.events("p")] == ["1", "2"]
+
+
+def test_many_who_open_at_once_migrate_once(address: str) -> None:
+    make_old(address, schema.VERSION - 1)
+    with ThreadPoolExecutor(8) as pool:
+        ledgers = list(pool.map(open_at, [address] * 8))
+    assert {len(ledger.records("sample")) for ledger in ledgers} == {20}
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_many_who_open_at_once_make_it_once(address: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ledgers = list(pool.map(open_at, [address] * 8))
+    for number, ledger in enumerate(ledgers):
+        ledger.commit([Append("s", "t", {"number": number})], actor="ann", now=NOW)
+    assert len(ledgers[0].events("s")) == 8
+    for ledger in ledgers:
+        ledger.close()
+
+
+def set_version(ledger: SqlLedger, version: int) -> None:
+    with ledger._alone() as (connection, _):
+        ledger._set_version(connection, version)
+
+
+def test_a_newer_ledger_is_refused_by_name(address: str) -> None:
+    with closing(open_at(address)) as ledger:
+        set_version(ledger, 99)
+        with pytest.raises(LedgerVersionError, match="newer velodrome") as caught:
+            open_at(address)
+    assert caught.value.received == f"schema 99, this program knows {schema.VERSION}"
+
+
+@pytest.mark.parametrize(("version", "said"), [(99, "newer velodrome"), (1, "older schema")])
+def test_who_was_open_while_another_program_changed_the_schema_is_refused(
+    address: str, version: int, said: str
+) -> None:
+    with closing(open_at(address)) as ledger, closing(open_at(address)) as other:
+        set_version(other, version)
+        with pytest.raises(LedgerVersionError, match=said):
+            ledger.commit([Append("s", "t")], actor="ann", now=NOW)
+        set_version(other, schema.VERSION)
+        assert ledger.events("s") == []
+        ledger.commit([Append("s", "t")], actor="ann", now=NOW)
