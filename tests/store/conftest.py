@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import psutil
+import psycopg
 import pytest
 
 from velodrome.store.named import Content
