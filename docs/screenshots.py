@@ -1,9 +1,8 @@
-"""Pictures of a page of `velodrome report`, for docs/report.md, in the system's Chromium.
+"""Pictures of the demo's pages, for README.md and docs/report.md, in the system's Chromium.
 
-    velodrome report recipe.py --html year.html      # in examples/flights, after demo.py
-    python docs/screenshots.py examples/flights/year.html
+    python docs/screenshots.py examples/flights      # after `make demo`
 
-Writes report-light.png (how it begins), report-dark.png (drift) and report-phone.png beside this script.
+Writes report-light.png (how the report begins), report-dark.png (drift), report-phone.png and year.png beside this script.
 """
 
 import argparse
@@ -19,9 +18,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 def main() -> None:
     """What the shell calls."""
-    parser = argparse.ArgumentParser(description="Writes the pictures of docs/report.md.")
-    parser.add_argument("page", type=Path, help="a recipe's page, written with --html")
-    page = parser.parse_args().page.resolve()
+    parser = argparse.ArgumentParser(description="Writes the pictures of README.md and docs/report.md.")
+    parser.add_argument("folder", type=Path, help="where report.html and year.html are")
+    folder = parser.parse_args().folder.resolve()
+    page = folder / "report.html"
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         raise SystemExit(f"no browser was found: {', '.join(NAMES)}")
@@ -29,7 +29,8 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         picture(browser, page, "light", begin="body", size=(1200, 1560))
         picture(browser, page, "dark", begin="section:has(.heat)", size=(1200, 1560))
-        picture(browser, page, "light", begin="body", size=(375, 1250), name="phone", scale=2)
+        picture(browser, page, "light", begin="body", size=(375, 1250), name="report-phone", scale=2)
+        picture(browser, folder / "year.html", "light", begin="figure", size=(1000, 520), name="year")
         browser.close()
 
 
@@ -49,7 +50,7 @@ def picture(
     shown.goto(page.as_uri())
     top = shown.locator(begin).first.evaluate("each => each.getBoundingClientRect().top")
     clip = {"x": 0, "y": top, "width": width, "height": height}
-    shown.screenshot(path=HERE / f"report-{name or scheme}.png", full_page=True, clip=clip)
+    shown.screenshot(path=HERE / f"{name or f'report-{scheme}'}.png", full_page=True, clip=clip)
     shown.close()
 
 
