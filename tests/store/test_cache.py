@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from velodrome.core.clock import ManualClock
 from velodrome.core.digest import CHUNK, digest_bytes
@@ -146,14 +147,13 @@ def test_a_cache_that_vanishes_costs_only_time(cached: CachedBlobs) -> None:
         shutil.rmtree(cached.folder)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
-    cached: CachedBlobs, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cache_that_cannot_be_written_is_done_without(cached: CachedBlobs) -> None:
     digest = cached.put(b"data").digest
     shutil.rmtree(cached.folder)
     cached.folder.touch()
-    assert cached.read(digest) == b"data"
-    assert "cache.not_filled" in capsys.readouterr().out
+    with capture_logs() as lines:
+        assert cached.read(digest) == b"data"
+    assert [line["event"] for line in lines] == ["cache.not_filled"]
     with pytest.raises(StorageError, match=str(cached.folder)):
         cached.local(digest)
 

@@ -4,7 +4,6 @@ The folder store writes a temporary file, flushes it, renames it to its digest a
 whole or not at all, also after a power cut. Every read hashes what it reads: a flipped bit is an error, never a wrong model.
 """
 
-import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -88,13 +87,15 @@ class FolderBlobs(Blobs):
         return self._put(source)
 
     def read(self, digest: str) -> bytes:
-        path = self._path(digest)
+        self._check(digest)
+        path = f"{self.root}/{digest[:2]}/{digest}"  # text: small blobs are read often, and a Path costs as much as the read
         try:
-            data = path.read_bytes()
+            with open(path, "rb", buffering=0) as stream:
+                data = stream.read()
         except FileNotFoundError as error:
             raise _missing(digest) from error
         if digest_bytes(data) != digest:
-            raise _damaged(digest, path)
+            raise _damaged(digest, Path(path))
         return data
 
     def local(self, digest: str) -> Path:
@@ -118,14 +119,19 @@ class FolderBlobs(Blobs):
                 yield Digest(path.name)
 
     def _path(self, digest: str) -> Path:
+        self._check(digest)
+        return self.root / digest[:2] / digest
+
+    def _check(self, digest: str) -> None:
         if not is_digest(digest):
             raise StorageError("a blob is named by 64 hexadecimal characters", received=digest)
-        return self.root / digest[:2] / digest
 
     def _put_bytes(self, data: bytes | memoryview) -> Blob:
         blob = Blob(digest_bytes(data), len(data) if isinstance(data, bytes) else data.nbytes)
         if not self._intact(blob):
-            self._put(io.BytesIO(data))
+            with temporary_file(self.root / "incoming") as (temporary, out):
+                out.write(data)
+                self._publish(temporary, out, blob)
         return blob
 
     def _put(self, stream: BinaryIO) -> Blob:
@@ -135,15 +141,21 @@ class FolderBlobs(Blobs):
                 hasher.update(chunk)
                 size += out.write(chunk)
             blob = Blob(hasher.digest(), size)
-            if self._intact(blob):
-                return blob
-            out.flush()
-            os.fchmod(out.fileno(), 0o444)
-            os.fsync(out.fileno())
-            folder = make_folder(self._path(blob.digest).parent)
-            temporary.replace(self._path(blob.digest))
-            flush_folder(folder)
+            if not self._intact(blob):
+                self._publish(temporary, out, blob)
         return blob
+
+    def _publish(self, temporary: Path, out: BinaryIO, blob: Blob) -> None:
+        """Give a file that is whole its name, durably."""
+        out.flush()
+        os.fchmod(out.fileno(), 0o444)
+        os.fsync(out.fileno())
+        path = self._path(blob.digest)
+        if not path.parent.exists():
+            make_folder(path.parent)
+            flush_folder(self.root)
+        temporary.replace(path)
+        flush_folder(path.parent)
 
     def _intact(self, blob: Blob) -> bool:
         """Whether the blob is there with its bytes; a damaged one is written again, which mends it."""

@@ -33,6 +33,7 @@ class CachedBlobs(Blobs):
     """The blobs of `remote`, with copies in `folder` (only this user can enter it) of at most `limit` bytes.
 
     What is put goes to `remote` alone; what is read, or asked for as a file, stays here too. `has` and `list` ask `remote`.
+    Copies of encrypted blobs are plain.
 
     Args:
         grace: seconds that a copy stays after it was asked for, whatever the limit.

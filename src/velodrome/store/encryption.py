@@ -19,6 +19,7 @@ Cost: 72 bytes and 16 for each 1 MiB; 2 to 8 GB/s.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -125,8 +126,8 @@ class _Keyring:
     def _masters(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for name in self._objects.list(_KEYRING):
-            number, master, _ = name.removeprefix(f"{_KEYRING}/").split("-")
-            found.setdefault(number, set()).add(master)
+            if entry := re.fullmatch(rf"{_KEYRING}/([0-9a-f]+)-([0-9a-f]+)-[{_COPIES}]", name):
+                found.setdefault(entry[1], set()).add(entry[2])
         return found
 
     def _second(self, number: str, master: WrappingKey) -> _StoreKey:
@@ -196,7 +197,8 @@ class EncryptedObjects(Objects):
 
         May be killed and called again at any point: until the store keys are seen to open with the new master key, they do
         with the old. Other processes must be started again with the new key; rotate once at a time. Whoever has the old
-        master key *and* a copy of the old keyring can still read what was stored before.
+        master key *and* a copy of the old keyring can still read what was stored before; whoever has the first master key
+        can tell whether bytes that they know are stored.
 
         Raises:
             WrongKey: neither key opens the store.

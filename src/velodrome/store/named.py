@@ -106,19 +106,32 @@ class FolderObjects(Objects):
         flush_folder(self.root)
 
     def get(self, name: str) -> Iterator[Piece]:
-        with (self.root / name).open("rb") as stream:
+        with self._usable(), (self.root / name).open("rb") as stream:
             yield from _chunks(stream)
 
     def has(self, name: str) -> bool:
-        return (self.root / name).exists()
+        with self._usable():
+            return (self.root / name).exists()
 
     def delete(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        with self._usable():
+            (self.root / name).unlink(missing_ok=True)
 
     def list(self, folder: str = "") -> Iterator[str]:
         for path in self.root.glob(f"{folder or '*'}/*"):
             if not path.name.startswith("."):
                 yield path.relative_to(self.root).as_posix()
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"cannot use {self.root}: {error.strerror}", remedy="check the disk and the permissions of the folder"
+            ) from error
 
 
 def blob_name(digest: str) -> str:

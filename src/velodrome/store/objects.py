@@ -2,13 +2,15 @@
 
 Nothing rests on conditional requests, which many servers ignore: names are digests, so that two writers of one name write
 the same bytes. Nothing rests on ranges, or on what a server says about itself: what was put is looked at again, what is
-read is hashed. Amazon, Google and Azure replace an object at once and check what they receive. A server at an endpoint of
-one's own may do neither. A gateway over a folder may write a plain PUT in place, half of it visible, remove the object
-where the connection breaks, and take a part whose bits have flipped (rclone 1.75 does all three), but moves a finished
-multipart upload into place. So we are wary there: every upload is multipart, also a small one, and all of it is read back.
+read is hashed. Amazon, Google and Azure replace an object at once, and TLS (at Amazon also a signed hash) guards the way to
+them. A server at an endpoint of one's own may do without either: a gateway over a folder may write a plain PUT in place,
+half of it visible, remove the object where the connection breaks, and take a part whose bits have flipped (rclone 1.75 does
+all three), but it moves a finished multipart upload into place. So we are wary there: every upload is multipart, also a
+small one, and all of it is read back.
 
-Each request is tried again by obstore, and each operation by us, after random waits that grow, until `patience` is over.
-What a broken upload has left in the server (uncompleted parts) is invisible; a lifecycle rule of the bucket removes it.
+Each request is tried again by obstore, and each operation (but a listing) by us, after random waits that grow, until
+`patience` is over. What a broken upload has left in the server (uncompleted parts) is invisible; a lifecycle rule of the
+bucket removes it. Ctrl-C is heard between two requests of ours, not while obstore works on one.
 Memory: four parts of 8 MiB (of a 9000th, above 72 GB). Cost: a put of a new blob is three requests, or five where we are
 wary; a read is one.
 """
@@ -56,6 +58,7 @@ _AT_ONCE = 4
 _READ_BACK = 1 << 20
 _PAGE = 1000
 _FORBIDDEN = {401, 403}
+_SHARE = 4  # of our patience obstore gets a quarter: it hears no Ctrl-C while it tries again
 _LATER = {404, 408, 409, 425, 429}
 
 # What obstore says about a transport that failed → what we say: its own words may hold addresses with credentials.
@@ -381,7 +384,7 @@ def _open(url: str, options: Mapping[str, str | bool], patience: Patience) -> An
         },
         "retry_config": {
             "max_retries": 1000,
-            "retry_timeout": timedelta(seconds=patience.seconds),
+            "retry_timeout": timedelta(seconds=patience.seconds / _SHARE),
             "backoff": {
                 "init_backoff": timedelta(seconds=patience.first),
                 "max_backoff": timedelta(seconds=patience.longest),
