@@ -42,6 +42,8 @@ from velodrome.registry.versions import approve, archive, promote, reject, rollb
 from velodrome.store.ledger import Event, Ledger, Move, verify_chain
 from velodrome.store.workspace import open_folder
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 MODEL, POLICY, PERSON = "buyers", "policy:passed-gates", "ann"
 WORD = {"reason": "I know better", "actor": PERSON}
 ROWS = 200

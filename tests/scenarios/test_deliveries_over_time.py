@@ -22,6 +22,8 @@ from velodrome.data.snapshots import Snapshot, Taken, fragments_of, newest_snaps
 from velodrome.data.sources import Files
 from velodrome.store.workspace import Workspace, open_folder
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 CONTRACT = Contract(
     [NotNull("delay"), Between("delay", -60, 1440), Between("distance", 0), Types({"day": "date"}), Unique("id")]
 )

@@ -22,6 +22,8 @@ from velodrome.store.cache import CachedBlobs
 from velodrome.store.named import AddressedBlobs, FolderObjects, Piece, blob_name
 from velodrome.testing.blobs import BlobsConformance
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 LIMIT = 1 << 20
 
 

@@ -21,6 +21,8 @@ from velodrome.store.keys import KEY_BYTES, WrappingKey, WrongKey
 from velodrome.store.named import AddressedBlobs, Content, FolderObjects, blob_name
 from velodrome.testing.blobs import BlobsConformance
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 OLD, NEW, OTHER = (WrappingKey(bytes([number]) * KEY_BYTES) for number in (1, 2, 3))
 HEAD, TAG = 72, 16
 

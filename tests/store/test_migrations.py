@@ -25,6 +25,8 @@ from velodrome.store.sql import SqlLedger
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.testing.ledger import Sample
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FIRST = Path(__file__).with_name("ledger-1.sql")
 VERSIONS = range(1, schema.VERSION)

@@ -23,6 +23,8 @@ from velodrome.store.named import Content, Piece, blob_name
 from velodrome.store.objects import OPTIONS, BucketObjects, ObjectBlobs, Patience
 from velodrome.testing.blobs import BlobsConformance
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 HASTY = Patience(seconds=0.3, silence=0.3, first=0.02, longest=0.1)  # for what fails
 BIG = 20 * CHUNK
 ABSENT = digest_bytes(b"never stored")

@@ -18,6 +18,8 @@ from velodrome.store.ledger import Append, Block, Ledger, Link, Move, Put, Write
 from velodrome.store.postgres import PostgresLedger
 from velodrome.testing.ledger import LedgerConformance, Sample
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 Server = Any  # that of conftest.py
 Open = Callable[..., PostgresLedger]
