@@ -7,6 +7,7 @@ Cost: a commit is one fsync, milliseconds on a disk; a read is tens of microseco
 """
 
 import os
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
+from velodrome.core.clock import SystemClock
 from velodrome.core.errors import StorageError
 from velodrome.store.files import flush_folder
 from velodrome.store.ledger import Write
@@ -22,6 +24,7 @@ from velodrome.store.sql import SqlLedger, apply_writes
 
 __all__ = ["SqliteLedger"]
 
+_TRIES, _PAUSE = 3000, 0.02  # a minute, as long as any other lock is waited for
 _NETWORK = {"nfs", "nfs4", "cifs", "smb", "smbfs", "smb2", "afs", "9p", "fuse.sshfs", "glusterfs", "lustre", "ceph"}
 
 
@@ -89,8 +92,23 @@ def _engine(path: Path) -> sa.Engine:
 
 
 def _set_pragmas(connection: Any, _: object) -> None:
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 60000", "foreign_keys = ON"):
+    for pragma in ("busy_timeout = 60000", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Bring the file into WAL mode, which it remembers. SQLite's own patience does not cover this: who comes while another
+    process begins a file is told at once that it is locked."""
+    clock = SystemClock()
+    for attempt in range(_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == _TRIES - 1:
+                raise
+            clock.sleep(_PAUSE)
 
 
 def _require_copy(connection: sa.Connection, copy: Path) -> None:
