@@ -8,6 +8,8 @@ from hypothesis import settings
 settings.register_profile("velodrome", parent=settings(), deadline=None, print_blob=True)
 settings.load_profile("velodrome")
 
+pytest_plugins = ["servers"]  # of tests/shared: real servers
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write golden files anew, with the tests that use them")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -307,17 +308,16 @@ def test_a_full_disk_of_the_server_is_an_error_and_harms_nothing(
 
 def _small_server(program: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     """A server over a file system in memory of 8 MiB that goes with it."""
-    conftest = request.config.pluginmanager.get_plugin(str(Path(__file__).with_name("conftest.py")))
     root = tmp_path / "s3" / "data"
-    mount = f'mount -t tmpfs -o size=8m tmpfs {root} && mkdir {root}/{conftest.S3_BUCKET} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=8m tmpfs {root} && mkdir {root}/{servers.S3_BUCKET} && exec "$@"'
     wrap = ("unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c", mount, "sh")
-    server = conftest.S3Server(program, root, wrap)
+    server = servers.S3Server(program, root, wrap)
     request.addfinalizer(server.kill)
     try:
         server.start()
     except AssertionError:
         pytest.skip("file systems cannot be mounted here")
-    return conftest.S3Place(server, "small")
+    return servers.S3Place(server, "small")
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: Any) -> None:

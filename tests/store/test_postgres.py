@@ -21,7 +21,7 @@ from velodrome.testing.ledger import LedgerConformance, Sample
 pytestmark = pytest.mark.slow  # together more than two seconds
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-Server = Any  # that of conftest.py
+Server = Any  # that of servers.py
 Open = Callable[..., PostgresLedger]
 
 

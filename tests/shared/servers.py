@@ -1,4 +1,4 @@
-"""Real servers for the tests of the store, each in a block of its own: started once, ended and removed at the end."""
+"""Real servers for tests, and fixtures that start each once and end it: an S3 server over a folder, and PostgreSQL."""
 
 import itertools
 import os
