@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from velodrome.core.config import Config, parse_config, read_config
+from velodrome.core.config import Config, expand_variables, parse_config, read_config
 from velodrome.core.errors import ConfigurationError
 
 
@@ -24,8 +24,38 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("threads = -1", "0 or more"),
         ("actor = ", "not TOML"),
         ("actor = 'policy:gates'", "does not begin with"),
+        ("cache_bytes = 'much'", "a size is a number"),
+        ("blob_options = {region = 3}", "Expected `bool | str`"),
+        ("ledger = 'postgresql://ann:pw@host/db'", "a password stands in ledger"),
+        ("ledger = 'postgresql://host/db?password=pw'", "a password stands in ledger"),
+        ("blobs = 's3://key:pw@bucket'", "a password stands in blobs"),
     ],
 )
 def test_a_mistake_is_named(text: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         parse_config(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ledgr = 'postgresql://ann:hunter2@host/db'",
+        "threads = 'x'\nledger = 'postgresql://ann:hunter2@host/db'",
+        "ledger = 'postgresql://ann:hunter2@host/db'",
+        "ledger = 'postgresql://ann:hunt/er2@host/db'",
+    ],
+)
+def test_no_error_shows_a_password(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_config(text)
+    assert "er2" not in str(caught.value)
+
+
+def test_variables_of_the_environment_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "db.example.com")
+    monkeypatch.setenv("PASSWORD", "a$b")
+    assert expand_variables("postgresql://ann:${PASSWORD}@$HOST/db") == "postgresql://ann:a$b@db.example.com/db"
+    monkeypatch.delenv("PASSWORD")
+    with pytest.raises(ConfigurationError, match="no variable PASSWORD"):
+        expand_variables("$PASSWORD")
+    parse_config("ledger = 'postgresql://ann:$PASSWORD@host/db'")

@@ -1,5 +1,11 @@
-"""`velodrome.toml` as a typed value. An unknown key is an error that names the nearest one."""
+"""`velodrome.toml` as a typed value. An unknown key is an error that names the nearest one.
 
+The file is committed beside the code, so it names secrets and never holds one: `$NAME` stands for a variable of the
+environment, and a password written out is refused.
+"""
+
+import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -7,17 +13,32 @@ from typing import Any
 import msgspec
 
 from velodrome.core.errors import ConfigurationError, nearest
+from velodrome.core.redaction import redact_urls
+from velodrome.core.units import parse_bytes
 
-__all__ = ["CONFIG_NAME", "Config", "parse_config", "read_config"]
+__all__ = ["CONFIG_NAME", "Config", "expand_variables", "parse_config", "read_config"]
 
 CONFIG_NAME = "velodrome.toml"
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_PASSWORD = re.compile(r"\w+://[^/@\s]*:[^$\s]\S*@|[?&]password=[^$]")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a workspace. docs/configuration.md lists each with its effect."""
 
     store: str = ".velodrome"
-    """Folder of the ledger, the blobs and the caches; relative to the folder of velodrome.toml."""
+    """Folder of the locks and caches, and of the ledger and the blobs while these are local; relative to velodrome.toml."""
+    ledger: str = ""
+    """postgresql://user@host/database, or empty: SQLite in the store's folder. `$NAME` is a variable of the environment."""
+    blobs: str = ""
+    """s3://bucket/prefix, gs:// or az://, or a folder; empty: in the store's folder. `$NAME` as for the ledger."""
+    blob_options: dict[str, str | bool] = {}
+    """What reaching the bucket takes beside credentials, which come from the environment: endpoint, region, ..."""
+    cache_bytes: str = "10GB"
+    """Most that copies of a bucket's blobs may take on this machine."""
+    encryption_key: str = ""
+    """Where the key is that blobs are encrypted under: file:PATH, env:NAME or command:WORDS; empty: plain blobs."""
     actor: str = ""
     """Name that events carry; empty means the name of the operating system's user."""
     keep_checkpoints: int = 3
@@ -40,27 +61,56 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
         if key not in Config.__struct_fields__:
             raise ConfigurationError(
                 f"{where} has no setting {key!r}",
-                received=repr(value),
+                received=redact_urls(repr(value)),
                 remedy=nearest(key, Config.__struct_fields__),
             )
     try:
         config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{where}: {error}", received=repr(table)) from error
-    if config.keep_checkpoints < 1:
-        raise ConfigurationError(f"{where}: keep_checkpoints is at least 1", received=config.keep_checkpoints)
-    if config.threads < 0:
-        raise ConfigurationError(f"{where}: threads is 0 or more", received=config.threads)
-    if config.actor.startswith("policy:"):
-        raise ConfigurationError(
-            f"{where}: a person's name does not begin with 'policy:'",
-            received=config.actor,
-            remedy="decisions of policies are recorded under such names",
-        )
+        raise ConfigurationError(f"{where}: {error}", remedy="docs/configuration.md lists the settings") from error
+    _require_sense(config, where)
     return config
+
+
+def expand_variables(setting: str) -> str:
+    """The setting with `$NAME` and `${NAME}` replaced by what the environment says.
+
+    Raises:
+        ConfigurationError: there is no such variable.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ConfigurationError(
+                f"there is no variable {name} in the environment", remedy="set it, or change velodrome.toml"
+            )
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, setting)
 
 
 def read_config(root: Path) -> Config:
     """The configuration of the folder `root`: its velodrome.toml, or the defaults where there is none."""
     path = root / CONFIG_NAME
     return parse_config(path.read_text(encoding="utf-8"), str(path)) if path.exists() else Config()
+
+
+def _require_sense(config: Config, where: str) -> None:
+    if config.keep_checkpoints < 1:
+        raise ConfigurationError(f"{where}: keep_checkpoints is at least 1", received=config.keep_checkpoints)
+    if config.threads < 0:
+        raise ConfigurationError(f"{where}: threads is 0 or more", received=config.threads)
+    parse_bytes(config.cache_bytes)
+    for name in ("ledger", "blobs"):
+        if _PASSWORD.search(getattr(config, name)):
+            raise ConfigurationError(
+                f"{where}: a password stands in {name}; it is not shown",
+                remedy="write $NAME in its place and set that variable; for PostgreSQL, PGPASSWORD or a pgpass file do too",
+            )
+    if config.actor.startswith("policy:"):
+        raise ConfigurationError(
+            f"{where}: a person's name does not begin with 'policy:'",
+            received=config.actor,
+            remedy="decisions of policies are recorded under such names",
+        )

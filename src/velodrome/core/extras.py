@@ -20,6 +20,10 @@ KINDS: dict[str, tuple[str, str]] = {
     "model:sklearn": ("velodrome.models.sklearn", ""),
     "ledger:migrations": ("velodrome.store.migrations.way", ""),
     "ledger:postgresql": ("velodrome.store.postgres", "postgres"),
+    "blobs:bucket": ("velodrome.store.objects", ""),
+    "blobs:cached": ("velodrome.store.cache", ""),
+    "blobs:encrypted": ("velodrome.store.encryption", ""),
+    "keys": ("velodrome.store.keys", ""),
 }
 """kind → (module, extra that it needs, or nothing)."""
 

@@ -5,10 +5,12 @@ from datetime import timedelta
 
 from velodrome.core.errors import ConfigurationError
 
-__all__ = ["parse_duration", "show_bytes", "show_duration"]
+__all__ = ["parse_bytes", "parse_duration", "show_bytes", "show_duration"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]i?)?B\s*", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_duration(text: str) -> timedelta:
@@ -29,6 +31,26 @@ def parse_duration(text: str) -> timedelta:
         return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
     except OverflowError as error:
         raise ConfigurationError("a duration is longer than time goes", received=text, remedy="write less") from error
+
+
+def parse_bytes(text: str) -> int:
+    """A number and one of B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024).
+
+    Raises:
+        ConfigurationError: any other text.
+
+    >>> parse_bytes("10 GB"), parse_bytes("1.5KiB")
+    (10000000000, 1536)
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ConfigurationError(
+            "a size is a number and one of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
+            received=text,
+            remedy="write for example '10GB'",
+        )
+    unit = (match[2] or "").lower()
+    return int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** _POWERS[unit[:1]])
 
 
 def show_duration(seconds: float) -> str:

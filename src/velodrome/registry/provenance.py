@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -18,20 +17,16 @@ import msgspec
 import psutil
 
 from velodrome.core.digest import Digest
+from velodrome.core.redaction import redact_arguments
 from velodrome.core.values import Record
 from velodrome.store.workspace import Workspace
 
-__all__ = ["DIFF_LIMIT", "Hardware", "Provenance", "Repository", "collect_provenance", "redact"]
+__all__ = ["DIFF_LIMIT", "Hardware", "Provenance", "Repository", "collect_provenance"]
 
 DIFF_LIMIT = 16 << 20
 """Bytes of an uncommitted diff that are kept."""
 
 _GIT_SECONDS = 30
-_SECRETS = re.compile(
-    r"(?i)(?<![a-z])(?:password|passwd|pwd|passphrase|secrets?|token|credentials?|(?:api|access|private)[-_]?key)(?![a-z])"
-)
-_IN_URL = re.compile(r"(\w+://)[^/@\s]+@")
-_HIDDEN = "[redacted]"
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,25 +87,8 @@ def collect_provenance(ws: Workspace, root: Path) -> Provenance:
         lock=ws.blobs.put(_lock()).digest,
         hardware=_hardware(),
         host=socket.gethostname(),
-        command=redact(sys.argv),
+        command=redact_arguments(sys.argv),
     )
-
-
-def redact(arguments: Sequence[str]) -> tuple[str, ...]:
-    """A command line without its secrets: values of options and variables that are called like one, users in URLs.
-
-    >>> redact(["--token", "abc", "DB_PASSWORD=x", "s3://key:secret@host/data", "--tokenizer=bert"])
-    ('--token', '[redacted]', 'DB_PASSWORD=[redacted]', 's3://[redacted]@host/data', '--tokenizer=bert')
-    """
-    shown = []
-    hide = False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        secret = _SECRETS.search(name) is not None
-        told = f"{name}={_HIDDEN}" if secret and equals else _IN_URL.sub(rf"\1{_HIDDEN}@", argument)
-        shown.append(_HIDDEN if hide else told)
-        hide = not hide and secret and not equals and name.startswith("-")
-    return tuple(shown)
 
 
 def _repository(ws: Workspace, root: Path) -> tuple[Repository | None, str]:

@@ -11,10 +11,10 @@ from velodrome.core.clock import Clock, SystemClock
 from velodrome.core.config import Config
 from velodrome.core.ids import IdFactory
 from velodrome.core.progress import Progress, Silent
-from velodrome.store.blobs import Blobs, FolderBlobs
+from velodrome.store.blobs import Blobs
 from velodrome.store.files import make_folder
 from velodrome.store.ledger import Ledger, Write
-from velodrome.store.sqlite import SqliteLedger
+from velodrome.store.places import open_blobs, open_ledger
 
 __all__ = ["Workspace", "open_folder"]
 
@@ -77,19 +77,22 @@ class Workspace:
 
 
 def open_folder(root: Path, config: Config | None = None) -> Workspace:
-    """The workspace of the project in `root`, on SQLite and a folder; made where it is missing.
+    """The workspace of the project in `root`, on what its settings name; made where it is missing.
 
     Raises:
+        ConfigurationError: a setting that is not understood.
         StorageError: the folder cannot be used.
         LedgerVersionError: it was written by a newer velodrome.
     """
     config = config or Config()
-    store = make_folder((root / config.store).resolve())
+    root = root.resolve()
+    store = make_folder(root / config.store)
+    blobs = open_blobs(config, root, store)
     return Workspace(
-        root=root.resolve(),
+        root=root,
         store=store,
-        ledger=SqliteLedger(store / "ledger.db"),
-        blobs=FolderBlobs(store / "blobs"),
+        ledger=open_ledger(config, root, store),
+        blobs=blobs,
         actor=config.actor or _user(),
         config=config,
     )
