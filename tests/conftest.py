@@ -8,7 +8,7 @@ from hypothesis import settings
 settings.register_profile("velodrome", parent=settings(), deadline=None, print_blob=True)
 settings.load_profile("velodrome")
 
-pytest_plugins = ["servers"]  # of tests/shared: real servers
+pytest_plugins = ["counting", "servers"]  # of tests/shared
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
