@@ -1,4 +1,4 @@
-"""The tour's blocks, executed in order in an empty folder, and the other pages held to what the program has."""
+"""The pages' blocks, executed in order in an empty folder for each page, and what they list held to what the program has."""
 
 import os
 import re
@@ -14,12 +14,18 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(sh|python file=(\S+))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+PAGES = {page.name: BLOCK.findall(page.read_text()) for page in sorted(DOCS.glob("*.md"))}
+
+
+def test_there_are_pages_with_blocks() -> None:
+    assert len(PAGES["tour.md"]) > 8
+
+
 @pytest.mark.slow
-def test_every_block_of_the_tour_works(tmp_path: Path) -> None:
-    blocks = BLOCK.findall((DOCS / "tour.md").read_text())
-    assert len(blocks) > 8
+@pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
+def test_every_block_works(page: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for kind, name, text in blocks:
+    for kind, name, text in PAGES[page]:
         if name:
             (tmp_path / name).write_text(text)
             continue
@@ -32,7 +38,6 @@ def test_every_block_of_the_tour_works(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, f"{kind}: {text}\n{done.stdout}\n{done.stderr}"
-    assert (tmp_path / "scored.csv").exists()
 
 
 def test_every_setting_is_documented_with_its_default() -> None:
