@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,14 +34,17 @@ from velodrome.data.order import EpochOrder
 from velodrome.data.torch import Batch, TensorBatches
 from velodrome.registry.series import SeriesWriter
 from velodrome.store.workspace import Workspace, open_folder
-from velodrome.training.checkpoints import Checkpointer, checkpoints_of
+from velodrome.training.accounting import Stopwatch
+from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of
 from velodrome.training.learners import SGD
 from velodrome.training.loop import Memory, Plan, train
-from velodrome.training.torch_learner import make_optimizer
+from velodrome.training.samples import SampleLedger
 from velodrome.training.torch_losses import loss_function
-from velodrome.training.torch_state import StateCopy
+from velodrome.training.torch_optimizers import make_stepper
+from velodrome.training.torch_state import State, StateCopy
+from velodrome.training.torch_step import Objective
 
-GOAL = 1.50
+GOAL = 1.25
 INPUTS, HIDDEN, CLASSES, BATCH, ROWS = 64, 128, 10, 64, 128_000
 TURN = 500  # steps; one checkpoint in each
 FIRST_TURN = 450  # so that a checkpoint is taken early in a turn, and its writing falls into that turn
@@ -89,29 +93,34 @@ def ours(ws: Workspace, x: NDArray[np.float32], y: NDArray[np.int64], others: Ca
     field = Field("x", "float32", shape=(INPUTS,))
     layout = materialise(ws, digest_json("benchmark"), [field], lambda: ({"x": x}, y))
     module = Network()
-    optimizer = make_optimizer(SGD(lr=0.01), module)
+    stepper = make_stepper(SGD(lr=0.01), module)
     loss = loss_function("cross_entropy", CLASSES)
-    recorder, copy = SeriesWriter(ws, "run", 1), StateCopy(module, optimizer)
-    checkpointer = Checkpointer(ws, "run", 1, recorder.flush)
+    recorder, copy, watch = SeriesWriter(ws, "run", 1), StateCopy(State(module, stepper)), Stopwatch(ws.clock.monotonic)
+    checkpointer = Checkpointer(ws, "run", 1, recorder.flush, interval=Interval(steps=500))
     turns = Turns(TensorBatches(layout, EpochOrder(ROWS, BATCH, seed=1)), others, checkpointer.wait)
     steps = FIRST_TURN + TURN * TURNS + 1
 
-    def save(memory: Memory) -> None:
-        checkpointer.wait()
-        checkpointer.save(memory.step, copy.taken({"step": memory.step}))
+    class Saver:
+        due, wait = checkpointer.due, checkpointer.wait
+
+        def save(self, memory: Memory) -> None:
+            checkpointer.save(memory.step, lambda: copy.taken({"memory": msgspec.to_builtins(memory), "order": ""}))
 
     with Silent().task("train") as task:
         train(
-            Plan(stop_at=steps, lr=lambda step: 0.005 * (1 + math.cos(math.pi * step / steps)), checkpoint_every=500),
+            Plan(stop_at=steps, lr=lambda step: 0.005 * (1 + math.cos(math.pi * step / steps)), clip=1e9),
             Memory(),
             module=module,
-            optimizer=optimizer,
-            loss_of=lambda inputs, target: loss(module(**inputs), target),
+            objective=Objective(
+                lambda inputs, target: loss(module(**inputs), target), stepper.parameters, seed=1, watch=watch
+            ),
+            stepper=stepper,
             batches=turns,
             evaluate=lambda: math.nan,
             recorder=recorder,
-            save=save,
-            clock=ws.clock,
+            samples=SampleLedger(recorder),
+            saver=Saver(),
+            watch=watch,
             task=task,
         )
     checkpointer.close()

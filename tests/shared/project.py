@@ -53,7 +53,7 @@ recipe = vd.Recipe(
         epochs=EPOCHS,
         batch=64,
         clip=1.0,
-        checkpoint_every=5,
+        checkpoints=vd.Checkpoints(every=5),
     ),
     evaluation=vd.Evaluation("roc_auc", cohorts=["city"], resamples=200),
     gates=[vd.AtLeast("roc_auc", 0.6), vd.NotWorse("champion", by=0.3)],

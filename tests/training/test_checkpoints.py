@@ -1,12 +1,21 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from velodrome.core.config import Config
 from velodrome.core.errors import StorageError
 from velodrome.store.workspace import Workspace, open_folder
-from velodrome.training.checkpoints import Checkpointer, checkpoints_of, newest_verified
+from velodrome.training.checkpoints import (
+    Checkpointer,
+    Interval,
+    checkpoints_of,
+    newest_verified,
+    require_space,
+    young_daly,
+)
+from velodrome.training.learners import Checkpoints
 
 
 @pytest.fixture
@@ -15,10 +24,15 @@ def ws(tmp_path: Path) -> Iterator[Workspace]:
         yield opened
 
 
+def holding(state: str) -> Callable[[], Callable[[], bytes]]:
+    """A copy that is taken at once and encoded later."""
+    return lambda: state.encode
+
+
 def _save(ws: Workspace, scores: dict[int, float | None], attempt: int = 1) -> None:
     checkpointer = Checkpointer(ws, "r", attempt, flush=list)
     for step, score in scores.items():
-        checkpointer.save(step, f"state {step}".encode, score)
+        checkpointer.save(step, holding(f"state {step}"), score)
     checkpointer.close()
 
 
@@ -65,9 +79,10 @@ def test_a_save_that_fails_is_raised_by_the_next_call(ws: Workspace) -> None:
     def broken() -> bytes:
         raise StorageError("no space left")
 
-    checkpointer.save(1, broken)
+    checkpointer.save(1, lambda: broken)
     with pytest.raises(StorageError, match="no space left"):
-        checkpointer.save(2, b"".join)
+        while not checkpointer.due(2, 0.0):
+            pass
     checkpointer.close()
     assert _steps(ws) == []
 
@@ -75,7 +90,45 @@ def test_a_save_that_fails_is_raised_by_the_next_call(ws: Workspace) -> None:
 def test_histories_are_durable_before_the_checkpoint_is_recorded(ws: Workspace) -> None:
     seen: list[list[int]] = []
     checkpointer = Checkpointer(ws, "r", 1, flush=lambda: seen.append(_steps(ws)))
-    checkpointer.save(1, lambda: b"one")
-    checkpointer.save(2, lambda: b"two")
+    checkpointer.save(1, holding("one"))
+    checkpointer.save(2, holding("two"))
     checkpointer.close()
     assert seen == [[], [1]]
+
+
+def test_the_newest_is_read_back_before_another_is_dropped(ws: Workspace) -> None:
+    _save(ws, {1: None, 2: None})
+
+    class Forgetful(type(ws.blobs)):  # type: ignore[misc]
+        def local(self, digest: str) -> Path:
+            raise StorageError("it does not read")
+
+    ws.blobs.__class__ = Forgetful
+    _save(ws, {3: None, 4: None})
+    assert _steps(ws) == [1, 2, 3, 4]
+
+
+def test_an_interval_is_of_steps_seconds_or_the_best_between_failures() -> None:
+    assert [step for step in range(1, 9) if Interval(steps=3).reached(step, 1e9, 0.0)] == [3, 6]
+    timed = Interval.of(Checkpoints(lose_at_most="60s"), 0)
+    assert (timed.reached(1, 59.9, 0.0), timed.reached(1, 60.0, 0.0)) == (False, True)
+    best = Interval.of(Checkpoints(failures_every="1h"), 0)
+    wanted = young_daly(2.0, 3600.0)
+    assert (best.reached(1, wanted - 1, 2.0), best.reached(1, wanted, 2.0)) == (False, True)
+
+
+@pytest.mark.parametrize(("cost", "failures"), [(1.0, 600.0), (2.0, 3600.0), (30.0, 86400.0)])
+def test_young_daly_loses_least(cost: float, failures: float) -> None:
+    """Daly's model of the time that a computation takes: no other interval may be better by a thousandth."""
+
+    def takes(interval: float) -> float:
+        return failures * (np.exp((interval + cost) / failures) - 1) / interval
+
+    best = takes(young_daly(cost, failures))
+    assert best <= 1.001 * min(takes(interval) for interval in np.geomspace(cost, failures, 2000))
+
+
+def test_a_disk_without_room_is_refused_before_the_start(ws: Workspace) -> None:
+    require_space(ws, 1000)
+    with pytest.raises(StorageError, match="no room for the checkpoints"):
+        require_space(ws, 1 << 60)

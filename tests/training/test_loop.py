@@ -1,19 +1,24 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from velodrome.core.clock import SystemClock
-from velodrome.core.errors import Diverged, TrainingError
+from velodrome.core.errors import Diverged, IntegrityError, OutOfMemory, Preempted, TrainingError
 from velodrome.core.progress import Silent
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import TensorBatches
-from velodrome.training.learners import AdamW
+from velodrome.training.accounting import Stopwatch
+from velodrome.training.learners import EMA, AdamW
 from velodrome.training.loop import Memory, Plan, train
-from velodrome.training.torch_learner import make_optimizer
-from velodrome.training.torch_state import StateCopy, decode_state, digest_weights, restore_state
+from velodrome.training.samples import SampleLedger, check_samples
+from velodrome.training.torch_optimizers import Average, Stepper, TorchStepper, make_stepper
+from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights
+from velodrome.training.torch_step import Objective, Scaler
+from velodrome.training.work import RollBack
 
 ROWS, WIDTH = 200, 6
 
@@ -21,12 +26,12 @@ ROWS, WIDTH = 200, 6
 class Network(torch.nn.Module):
     """Dropout makes the random state count, the tied weight the alias map, the unused layer the missing gradient."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
         self.first = torch.nn.Linear(WIDTH, WIDTH)
         self.second = torch.nn.Linear(WIDTH, WIDTH)
         self.second.weight = self.first.weight
-        self.dropout = torch.nn.Dropout(0.3)
+        self.dropout = torch.nn.Dropout(dropout)
         self.last = torch.nn.Linear(WIDTH, 1)
         self.unused = torch.nn.Linear(2, 2)
 
@@ -44,40 +49,85 @@ class Histories:
 
 
 class Trial:
-    """One training, stopped and gone on with as often as a test likes."""
+    """One training, stopped and gone on with as often as a test likes. It saves after each step that `saves` holds for."""
 
-    def __init__(self, plan: Plan, poison: int | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        poison: int | None = None,
+        *,
+        saves: Callable[[int], bool] = lambda step: False,
+        dropout: float = 0.3,
+        ema: EMA | None = None,
+        **of_objective: Any,
+    ) -> None:
         torch.manual_seed(1)
         rng = np.random.default_rng(0)
         x = rng.normal(size=(ROWS, WIDTH)).astype(np.float32)
         y = (x @ rng.normal(size=WIDTH)).astype(np.float32)
         if poison is not None:
             x[poison] = np.nan
-        self.plan, self.module, self.histories = plan, Network(), Histories()
-        self.optimizer = make_optimizer(AdamW(lr=0.01), self.module)
+        self.plan, self.module, self.histories = plan, Network(dropout), Histories()
         self.order = EpochOrder(ROWS, 32, seed=3)
         self.batches = TensorBatches({"x": x}, self.order, target=y)
         self.scores: Iterator[float] = iter(())
-        self.copy = StateCopy(self.module, self.optimizer)
+        self.stepper: Stepper = make_stepper(AdamW(lr=0.01), self.module)
+        self.average = Average(ema, self.stepper.parameters) if ema else None
+        self.saves, self.of_objective = saves, of_objective
         self.saved: dict[int, tuple[Memory, bytes]] = {}
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.leave_after: int | None = None
+        self.loss_of: Any = lambda inputs, target: torch.nn.functional.mse_loss(self.module(**inputs), target)
+
+    def due(self, step: int, now: float) -> bool:
+        return self.saves(step)
+
+    def save(self, memory: Memory) -> None:
+        facts = {"memory": msgspec.to_builtins(memory), "order": "o"}
+        self.saved[memory.step] = (memory, bytes(StateCopy(self.state).taken(facts)()))
+
+    def wait(self) -> None:
+        pass
+
+    @property
+    def state(self) -> State:
+        return State(self.module, self.stepper, self.average)
+
+    def restore(self, saved: bytes) -> Memory:
+        tensors, facts = decode_state(saved)
+        self.state.restore(tensors, facts, {"order": "o"})
+        return msgspec.convert(facts["memory"], Memory)
 
     def run(self, memory: Memory | None = None) -> Memory:
-        def save(memory: Memory) -> None:
-            self.saved[memory.step] = (memory, self.copy.taken({"step": memory.step})())
-
+        memory = memory or Memory()
+        watch = Stopwatch(SystemClock().monotonic)
+        self.objective = Objective(
+            self.loss_of,
+            self.stepper.parameters,
+            seed=7,
+            watch=watch,
+            halved=lambda step, rows: self.told.append(("halved", {"step": step, "rows": rows})),
+            **({"micro_batch": memory.micro_batch or None} | self.of_objective),
+        )
         with Silent().task("train") as task:
             return train(
                 self.plan,
-                memory or Memory(),
+                memory,
                 module=self.module,
-                optimizer=self.optimizer,
-                loss_of=lambda inputs, target: torch.nn.functional.mse_loss(self.module(**inputs), target),
+                objective=self.objective,
+                stepper=self.stepper,
                 batches=self.batches,
                 evaluate=lambda: next(self.scores),
                 recorder=self.histories,
-                save=save,
-                clock=SystemClock(),
+                samples=SampleLedger(self.histories, memory.chain),
+                saver=self,
+                watch=watch,
                 task=task,
+                average=self.average,
+                asked_to_leave=lambda: (
+                    self.leave_after is not None and self.leave_after <= len(self.histories.values["loss"])
+                ),
+                tell=lambda type_, body: self.told.append((type_, body)),
             )
 
 
@@ -86,42 +136,204 @@ def _plan(**fields: Any) -> Plan:
 
 
 def test_it_equals_the_loop_by_hand() -> None:
-    ours, by_hand = Trial(_plan(clip=0.5)), Trial(_plan(clip=0.5))
-    torch.manual_seed(2)  # dropout's
+    ours, by_hand = (Trial(_plan(clip=0.5), dropout=0.0) for _ in range(2))
     ours.run()
-    torch.manual_seed(2)
+    optimizer = torch.optim.AdamW(by_hand.module.parameters(), lr=0.01, weight_decay=0.01, fused=True)
     by_hand.module.train()
     for step, (_, inputs, target) in zip(range(20), by_hand.batches.batches_from(0), strict=False):
-        for group in by_hand.optimizer.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 0.01 / (1 + step)
-        by_hand.optimizer.zero_grad()
+        optimizer.zero_grad()
         torch.nn.functional.mse_loss(by_hand.module(**inputs), target).backward()
         norm = torch.nn.utils.clip_grad_norm_(by_hand.module.parameters(), 0.5)
-        by_hand.optimizer.step()
+        optimizer.step()
         assert ours.histories.values["gradient_norm"][step + 1] == pytest.approx(norm.item(), rel=1e-5)
     for mine, theirs in zip(ours.module.parameters(), by_hand.module.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("stop", [1, 6, 7, 8, 13])
-def test_gone_on_from_a_checkpoint_it_ends_with_the_same_bits(stop: int) -> None:
-    whole = Trial(_plan())
+@pytest.mark.parametrize("kind", ["plain", "everything"])
+def test_gone_on_from_a_checkpoint_it_ends_with_the_same_bits(stop: int, kind: str) -> None:
+    more: dict[str, Any] = {}
+    if kind == "everything":
+        more = {"ema": EMA(decay=0.9), "micro_batch": 11, "autocast": torch.bfloat16}
+    whole, first, second = (Trial(_plan(), saves=lambda step: True, **more) for _ in range(3))
     whole.run()
-    first = Trial(_plan(checkpoint_every=1))
     first.run()
-    memory, data = first.saved[stop]
-    second = Trial(_plan())
     torch.manual_seed(99)
-    restore_state(decode_state(data)[0], second.module, second.optimizer)
-    second.run(memory)
+    memory = second.restore(first.saved[stop][1])
+    end = second.run(memory)
     assert memory.step == stop
+    assert end.chain == whole.saved[20][0].chain
     assert digest_weights(second.module) == digest_weights(whole.module)
+    assert second.saved[20][1] == whole.saved[20][1]
     late = {step: value for step, value in whole.histories.values["loss"].items() if step > stop}
     assert second.histories.values["loss"] == late
 
 
+@pytest.mark.parametrize("rows", [32, 8, 5])
+def test_accumulation_equals_the_whole_batch(rows: int) -> None:
+    assert (
+        relative_difference(
+            gradient(Trial(_plan(), dropout=0.0)), gradient(Trial(_plan(), dropout=0.0, micro_batch=rows))
+        )
+        < 1e-6
+    )
+
+
+def test_accumulation_of_sums_equals_the_whole_batch() -> None:
+    """Targets of various lengths: the mean is over what counts in the whole batch, not over means of parts."""
+    trials = [Trial(_plan(), dropout=0.0), *(Trial(_plan(), dropout=0.0, micro_batch=rows) for rows in (8, 5))]
+    for trial in trials:
+        module = trial.module
+
+        def summed(inputs: dict[str, torch.Tensor], target: torch.Tensor, module: Any = module) -> Any:
+            counts = (target > 0).float()
+            return ((module(**inputs) - target) ** 2 * counts).sum(), counts.sum()
+
+        trial.loss_of = summed
+    whole, *parts = (gradient(trial) for trial in trials)
+    assert [relative_difference(whole, part) < 1e-6 for part in parts] == [True, True]
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_within_the_step() -> None:
+    calm, short = Trial(_plan(), dropout=0.0), Trial(_plan(), dropout=0.0)
+    loss_of = short.loss_of
+
+    def greedy(inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        if len(target) > 10:
+            torch.empty(1 << 60)  # which no machine has
+        return loss_of(inputs, target)
+
+    short.loss_of = greedy
+    assert relative_difference(gradient(calm), gradient(short)) < 1e-6
+    assert short.told == [("halved", {"step": 1, "rows": 16}), ("halved", {"step": 1, "rows": 8})]
+    assert short.objective.micro_batch == 8
+
+
+def test_memory_that_does_not_suffice_for_one_row_is_named() -> None:
+    trial = Trial(_plan())
+    trial.loss_of = lambda inputs, target: torch.empty(1 << 60)
+    with pytest.raises(OutOfMemory, match="one row at step 1"):
+        trial.run()
+
+
+def gradient(trial: Trial) -> torch.Tensor:
+    """The gradient of the first step."""
+    trial.plan = msgspec.structs.replace(trial.plan, stop_at=1, lr=lambda step: 0.0)
+    trial.run()
+    return torch.cat([p.grad.flatten().double() for p in trial.module.parameters() if p.grad is not None])
+
+
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / one.norm())
+
+
+def test_asked_to_leave_it_saves_and_leaves() -> None:
+    trial = Trial(_plan())
+    trial.leave_after = 5
+    with pytest.raises(Preempted, match="after step 5 is saved"):
+        trial.run()
+    whole = Trial(_plan(), saves=lambda step: True)
+    whole.run()
+    trial.leave_after = None
+    assert trial.run(trial.saved[5][0]).chain == whole.saved[20][0].chain
+    assert digest_weights(trial.module) == digest_weights(whole.module)
+
+
+@pytest.mark.parametrize("what", ["skip", "roll back"])
+def test_a_batch_that_diverges_is_passed_over_by_policy(what: Any) -> None:
+    trial = Trial(_plan(stop_at=7, on_divergence=what), poison=17)
+    if what == "roll back":
+        with pytest.raises(RollBack) as caught:
+            trial.run()
+        trial = Trial(_plan(stop_at=7, on_divergence=what), poison=17)
+        trial.run(Memory(passed_over=(caught.value.step,)))
+    else:
+        trial.run()
+        ((type_, body),) = trial.told
+        assert (type_, body["then"]) == ("run.diverged", "skip")
+        assert 17 in body["rows"]
+    assert all(torch.isfinite(parameter).all() for parameter in trial.module.parameters())
+    assert [step for step, lr in trial.histories.values["lr"].items() if np.isnan(lr)] == [
+        next(step + 1 for step in range(7) if 17 in trial.order.ids_of(step))
+    ]
+
+
+def test_float16_that_overflows_lowers_the_scale_and_goes_on() -> None:
+    trial = Trial(_plan(), scaler=Scaler(active=True, scale=2.0**127), autocast=torch.bfloat16)
+    trial.run()
+    assert trial.objective.scaler.scale < 2.0**127
+    assert not np.isnan(trial.histories.values["lr"][20])
+    assert all(torch.isfinite(parameter).all() for parameter in trial.module.parameters())
+
+
+def test_the_average_is_what_is_evaluated_and_the_weights_go_on() -> None:
+    trial, plain = Trial(_plan(evaluate_every=10), ema=EMA(decay=0.9)), Trial(_plan())
+    seen: list[float] = []
+    trial.scores = (seen.append(trial.module.last.bias.item()) or 1.0 for _ in range(9))
+    trial.run()
+    plain.run()
+    assert digest_weights(trial.module) == digest_weights(plain.module)
+    assert len(seen) == 2
+    assert seen[1] != trial.module.last.bias.item()
+    assert trial.average is not None
+    trial.average.settle()
+    assert seen[1] == trial.module.last.bias.item()
+
+
+def test_a_plateau_lowers_the_rate() -> None:
+    trial = Trial(_plan(evaluate_every=4, plateau=(0.5, 2, 0.0), lr=lambda step: 0.01))
+    trial.scores = iter([3.0, 3.0, 3.0, 2.0, 2.0])
+    assert trial.run().lowered == 0.5
+    rates = trial.histories.values["lr"]
+    assert (rates[12], rates[13]) == (0.01, 0.005)
+
+
+def test_the_chain_tells_each_change() -> None:
+    chains = set()
+    for change in ("none", "lr", "rows", "seed"):
+        trial = Trial(_plan(lr=(lambda step: 0.02) if change == "lr" else (lambda step: 0.01)))
+        if change == "rows":
+            trial.batches._order = EpochOrder(ROWS, 32, seed=4)
+        trial.of_objective = {} if change != "seed" else {"micro_batch": 16}
+        chains.add(trial.run().chain)
+    assert len(chains) == 4
+
+
+def test_the_samples_are_checked_from_the_recorded_series_alone() -> None:
+    trial = Trial(_plan())
+    trial.run()
+    series = trial.histories.values
+    check_samples(trial.order.batches_from(0), series, 20)
+    series["loss"][9] += 1e-9
+    with pytest.raises(IntegrityError, match="step 9"):
+        check_samples(trial.order.batches_from(0), series, 20)
+    series["loss"][9] -= 1e-9
+    with pytest.raises(IntegrityError, match="step 1 "):
+        check_samples(EpochOrder(ROWS, 32, seed=4).batches_from(0), series, 20)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda output: None, "a tensor of one number"),
+        (lambda output: output, "a tensor of one number"),
+        (lambda output: output.mean().detach(), "no gradient"),
+        (lambda output: output.mean().item(), "a tensor of one number"),
+    ],
+    ids=["nothing", "for each row", "detached", "a float"],
+)
+def test_a_step_without_a_loss_is_named(loss: Any, words: str) -> None:
+    trial = Trial(_plan())
+    trial.loss_of = lambda inputs, target: loss(trial.module(**inputs))
+    with pytest.raises(TrainingError, match=words):
+        trial.run()
+
+
 def test_a_row_that_is_not_finite_never_reaches_the_weights() -> None:
-    trial = Trial(_plan(checkpoint_every=1), poison=17)
+    trial = Trial(_plan(), poison=17)
     with pytest.raises(Diverged, match="not finite") as caught:
         trial.run()
     step = len(trial.histories.values.get("loss", {}))
@@ -132,7 +344,7 @@ def test_a_row_that_is_not_finite_never_reaches_the_weights() -> None:
 
 def test_a_loss_that_reaches_no_parameter_is_named() -> None:
     trial = Trial(_plan())
-    trial.optimizer = torch.optim.SGD(trial.module.unused.parameters(), lr=0.1)
+    trial.stepper = TorchStepper(torch.optim.SGD(trial.module.unused.parameters(), lr=0.1))
     with pytest.raises(TrainingError, match="no parameter that the optimiser moves has a gradient"):
         trial.run()
 
@@ -142,7 +354,7 @@ def test_a_sparse_gradient_is_named() -> None:
     table = torch.nn.Embedding(4, 1, sparse=True)
     trial.module.unused = table
     trial.module.forward = lambda x: table(torch.zeros(len(x), dtype=torch.int64))[:, 0]
-    trial.optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    trial.stepper = TorchStepper(torch.optim.SGD(table.parameters(), lr=0.1))
     with pytest.raises(TrainingError, match=r"gradient of 'unused\.weight' is sparse"):
         trial.run()
 

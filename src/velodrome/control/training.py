@@ -3,11 +3,13 @@
 A kill at any point leaves a run that is not finished; the same call finds it by its key and goes on from its newest checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from velodrome.control.declaring import Declared
 from velodrome.core.digest import Digest
-from velodrome.core.errors import VelodromeError
+from velodrome.core.errors import Diverged, VelodromeError
 from velodrome.core.extras import load
 from velodrome.core.logging import bind
 from velodrome.core.values import describe
@@ -20,12 +22,15 @@ from velodrome.recipe import Recipe
 from velodrome.registry.provenance import collect_provenance
 from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, find_by_key, finish, outcome_of, start
 from velodrome.registry.series import SeriesWriter, history_digest
-from velodrome.store.ledger import Put, digest_record
+from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.workspace import Workspace
+from velodrome.training.accounting import Spent, Stopwatch
 from velodrome.training.learners import learner_kind
-from velodrome.training.work import Fitted, Work
+from velodrome.training.work import Fitted, RollBack, Work
 
 __all__ = ["Trained", "train"]
+
+_ROLLBACKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,14 @@ class Trained:
         return self.outcome.artifact
 
 
-def train(ws: Workspace, declared: Declared, *, judge: Trained | None = None, fresh: bool = False) -> Trained:
+def train(
+    ws: Workspace,
+    declared: Declared,
+    *,
+    judge: Trained | None = None,
+    fresh: bool = False,
+    allow_missing: tuple[str, ...] = (),
+) -> Trained:
     """The finished run of what was declared, or its refit on all rows when `judge` is given.
 
     Raises:
@@ -55,14 +67,38 @@ def train(ws: Workspace, declared: Declared, *, judge: Trained | None = None, fr
     if run and outcome:
         return Trained(run, outcome, found=True)
     run = run or _start(ws, declared, key, judge)
-    attempt = begin_attempt(ws, run.id)
+    passed_over: tuple[int, ...] = ()
+    while True:
+        try:
+            return Trained(run, _attempt(ws, declared, run, judge, passed_over, allow_missing), found=False)
+        except RollBack as wanted:
+            if len(passed_over) == _ROLLBACKS:
+                fail(ws, run.id, Diverged.__name__, wanted.problem)
+                raise
+            passed_over = (*passed_over, wanted.step)
+
+
+def _attempt(
+    ws: Workspace,
+    declared: Declared,
+    run: Run,
+    judge: Trained | None,
+    passed_over: tuple[int, ...],
+    allow_missing: tuple[str, ...],
+) -> Outcome:
+    attempt, watch = begin_attempt(ws, run.id), Stopwatch(ws.clock.monotonic)
     with bind(run=run.id, attempt=attempt):
         try:
-            return Trained(run, _execute(ws, declared, run, attempt, judge), found=False)
+            return _execute(ws, declared, run, attempt, judge, watch, passed_over, allow_missing)
+        except RollBack:
+            raise
         except Exception as error:
             problem = error.problem if isinstance(error, VelodromeError) else str(error)
             fail(ws, run.id, type(error).__name__, problem)
             raise
+        finally:
+            watch.lap(Spent.OTHER)
+            _tell(ws, run.id, "run.time", {"attempt": attempt, "seconds": watch.spent()})
 
 
 def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None) -> Run:
@@ -86,14 +122,27 @@ def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None
     return start(ws, run)
 
 
-def _execute(ws: Workspace, declared: Declared, run: Run, attempt: int, judge: Trained | None) -> Outcome:
+def _execute(
+    ws: Workspace,
+    declared: Declared,
+    run: Run,
+    attempt: int,
+    judge: Trained | None,
+    watch: Stopwatch,
+    passed_over: tuple[int, ...],
+    allow_missing: tuple[str, ...],
+) -> Outcome:
     begun = ws.clock.monotonic()
     rows = build_training_set(ws, declared.taken.snapshot, declared.ingredients(everything=judge is not None))
     _check_plan(declared.recipe, rows.coding)
     recorder = SeriesWriter(ws, run.id, attempt)
     try:
         fitted = load(f"learner:{learner_kind(declared.recipe.learner)}").fit(
-            _work(ws, declared, run, attempt, rows, recorder, judge)
+            replace(
+                _work(ws, declared, run, attempt, rows, recorder, judge, watch),
+                passed_over=passed_over,
+                allow_missing=allow_missing,
+            )
         )
     finally:
         recorder.close()
@@ -107,6 +156,7 @@ def _execute(ws: Workspace, declared: Declared, run: Run, attempt: int, judge: T
         seconds=ws.clock.monotonic() - begun,
         weights=fitted.weights,
         history=history_digest(ws, run.id),
+        samples=fitted.samples or None,
     )
     finish(ws, run.id, outcome)
     return outcome
@@ -120,6 +170,7 @@ def _work(
     rows: TrainingSet,
     recorder: SeriesWriter,
     judge: Trained | None,
+    watch: Stopwatch,
 ) -> Work:
     return Work(
         ws=ws,
@@ -133,9 +184,15 @@ def _work(
         task=rows.coding.task,
         classes=len(rows.coding.classes),
         recorder=recorder,
+        watch=watch,
+        tell=partial(_tell, ws, run.id),
         steps=judge.outcome.steps if judge else None,
         planned_steps=judge.outcome.planned_steps if judge else None,
     )
+
+
+def _tell(ws: Workspace, run_id: str, type_: str, body: dict[str, Any]) -> None:
+    ws.commit(Append(f"run:{run_id}", type_, body))
 
 
 def _manifest(declared: Declared, run: Run, rows: TrainingSet, fitted: Fitted) -> Manifest:

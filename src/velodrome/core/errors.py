@@ -20,7 +20,9 @@
     │   ├── RunHeld                     the same run is being executed by another process
     │   └── PointerMoved                compare-and-set found another value
     ├── TrainingError        exit 2     a learner, network or step that does not fit what it is given
-    │   └── Diverged         exit 6     a loss or gradient that is not finite
+    │   ├── Diverged         exit 6     a loss or gradient that is not finite
+    │   ├── OutOfMemory      exit 9     not even one row fits
+    │   └── Preempted        exit 10    the process was asked to end, and saved its state
     ├── ArtifactError        exit 7     a model artifact that cannot be written or read
     │   └── UnsafeArtifact              an artifact that asks for code or files it may not have
     └── Refused              exit 8     gates said no: nothing broke, nothing was promoted
@@ -46,7 +48,9 @@ __all__ = [
     "MissingBlob",
     "MissingExtra",
     "NotFound",
+    "OutOfMemory",
     "PointerMoved",
+    "Preempted",
     "RecipeError",
     "Refused",
     "RunHeld",
@@ -74,6 +78,8 @@ class ExitCode(IntEnum):
     DIVERGED = 6
     ARTIFACT = 7
     REFUSED = 8
+    OUT_OF_MEMORY = 9
+    PREEMPTED = 10
     INTERRUPTED = 130
 
 
@@ -182,6 +188,14 @@ class TrainingError(VelodromeError):
 
 class Diverged(TrainingError):
     exit_code = ExitCode.DIVERGED
+
+
+class OutOfMemory(TrainingError):
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class Preempted(TrainingError):
+    exit_code = ExitCode.PREEMPTED
 
 
 class ArtifactError(VelodromeError):

@@ -15,6 +15,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "learner:torch": ("velodrome.training.torch_learner", "torch"),
     "learner:sklearn": ("velodrome.training.sklearn_learner", ""),
     "state:torch": ("velodrome.training.torch_state", "torch"),
+    "optimizers:torch": ("velodrome.training.torch_optimizers", "torch"),
     "export:torch": ("velodrome.models.torch", "torch"),
     "model:torch": ("velodrome.models.onnx", "torch"),
     "model:sklearn": ("velodrome.models.sklearn", ""),

@@ -117,6 +117,7 @@ class Outcome(Record, frozen=True, kw_only=True, tag="outcome"):
         rows: trained on; None where nobody counted.
         seconds: of the attempt that finished.
         history: digest of its value series. weights: digest of the weights' bits.
+        samples: where the sample ledger ends: what each step learned from, and what came of it.
     """
 
     run: str
@@ -127,6 +128,7 @@ class Outcome(Record, frozen=True, kw_only=True, tag="outcome"):
     seconds: float
     history: Digest
     weights: Digest | None = None
+    samples: str | None = None
 
 
 class Failure(Record, frozen=True, kw_only=True, tag="failure"):
@@ -244,11 +246,12 @@ def begin_attempt(ws: Workspace, run_id: str) -> int:
     return attempt + 1
 
 
-def resumed(ws: Workspace, run_id: str, *, attempt: int, step: int) -> None:
-    """Record that the attempt restored the state after `step`, and how many steps are therefore done again."""
+def resumed(ws: Workspace, run_id: str, *, attempt: int, step: int) -> int:
+    """Record that the attempt restored the state after `step`, and how many steps are therefore done again: that many."""
     done = max((block.last_step for block in ws.ledger.blocks(run_id)), default=step)
-    body = {"attempt": attempt, "step": step, "redone": max(0, done - step)}
-    ws.commit(Append(_subject(run_id), RESTORED, body))
+    redone = max(0, done - step)
+    ws.commit(Append(_subject(run_id), RESTORED, {"attempt": attempt, "step": step, "redone": redone}))
+    return redone
 
 
 def finish(ws: Workspace, run_id: str, outcome: Outcome) -> None:

@@ -9,19 +9,27 @@ from typing import Any, Literal
 import sklearn.base
 
 from velodrome.core.errors import RecipeError
+from velodrome.core.units import parse_duration
 from velodrome.core.values import Value
 
 __all__ = [
+    "EMA",
     "SGD",
     "AdamW",
+    "Checkpoints",
     "Constant",
     "Cosine",
     "EarlyStopping",
+    "Freeze",
     "Learner",
     "Linear",
+    "OneCycle",
     "Optimizer",
+    "Plateau",
+    "Rate",
     "Schedule",
     "Sklearn",
+    "StepDecay",
     "Torch",
     "learner_kind",
 ]
@@ -65,15 +73,89 @@ class Cosine(Value, frozen=True, kw_only=True, tag="cosine"):
     final: float = 0.0
 
 
+class OneCycle(Value, frozen=True, kw_only=True, tag="one-cycle"):
+    """Up to the optimiser's learning rate from a `start`-th of it over the first `warmup` of all steps, then down to a
+    `final`-th, along half cosines (Smith and Topin, "Super-Convergence", 2019; the defaults are PyTorch's)."""
+
+    warmup: float = 0.3
+    start: float = 25.0
+    final: float = 250_000.0
+
+
+class StepDecay(Value, frozen=True, kw_only=True, tag="step-decay"):
+    """Multiplied with `gamma` after every `epochs` epochs, after a linear warm-up over the first `warmup` of all steps."""
+
+    epochs: int
+    gamma: float = 0.1
+    warmup: float = 0.0
+
+
+class Plateau(Value, frozen=True, kw_only=True, tag="plateau"):
+    """Multiplied with `gamma` whenever the validation loss has not fallen by more than `minimum_change` for `patience`
+    evaluations, after a linear warm-up over the first `warmup` of all steps."""
+
+    gamma: float = 0.1
+    patience: int = 2
+    minimum_change: float = 0.0
+    warmup: float = 0.0
+
+
 class EarlyStopping(Value, frozen=True, kw_only=True, tag="early-stopping"):
-    """Stop when the validation loss has not fallen by more than `minimum_change` for `patience` evaluations."""
+    """Stop when the validation loss has not fallen by more than `minimum_change` for `patience` evaluations.
+
+    Attributes:
+        smoothing: of the losses that are compared: each is `smoothing` of the smoothed one before and the rest of itself;
+            0 compares them as they are. The best weights are chosen by the same losses.
+    """
 
     patience: int = 3
     minimum_change: float = 0.0
+    smoothing: float = 0.0
+
+
+class EMA(Value, frozen=True, kw_only=True, tag="ema"):
+    """Evaluate and keep an exponential moving average of the weights (Polyak and Juditsky, 1992).
+
+    Attributes:
+        decay: of the average for each step; over the first steps it is (1 + step) / (10 + step) where that is less.
+    """
+
+    decay: float = 0.999
+
+
+class Freeze(Value, frozen=True, tag="freeze"):
+    """Parameters whose dotted name matches `pattern` (`*` for anything) are not trained before `until` steps are done;
+    None: never."""
+
+    pattern: str
+    until: int | None = None
+
+
+class Rate(Value, frozen=True, tag="rate"):
+    """Parameters whose dotted name matches `pattern` (`*` for anything) learn at `scale` times the learning rate. The first
+    rate that matches counts."""
+
+    pattern: str
+    scale: float
+
+
+class Checkpoints(Value, frozen=True, kw_only=True, tag="checkpoints"):
+    """When the state is saved, beside the end of each epoch and of the training. When never changes what is trained.
+
+    Attributes:
+        every: steps between two; 0: not by steps.
+        lose_at_most: such as "60s": how long ago the last save may be; None: not by time.
+        failures_every: such as "12h": the mean time between failures, from which and the measured cost of a save the best
+            interval follows (Young, 1974; Daly, 2006); None: not so.
+    """
+
+    every: int = 0
+    lose_at_most: str | None = None
+    failures_every: str | None = None
 
 
 Optimizer = AdamW | SGD
-Schedule = Constant | Linear | Cosine
+Schedule = Constant | Linear | Cosine | OneCycle | StepDecay | Plateau
 
 
 class Torch(Value, frozen=True, kw_only=True, tag="torch"):
@@ -83,25 +165,60 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
         network: function from the prepared inputs (a list of {name, dtype, shape, cardinality}) to a module whose `forward`
             takes tensors by those names and returns logits (n,), (n, 1) or (n, classes), or values (n,).
         loss: "auto" is bce for two classes, cross_entropy for more, mse for a number.
-        clip: the gradient's norm is scaled down to it; None leaves gradients alone.
-        checkpoint_every: steps between checkpoints, beside one at each epoch's end; 0 means only those.
+        step: a function of one's own from (module, inputs by name, target) to the mean loss of these rows, a scalar tensor,
+            or to (sum of losses, their number), which makes the mean right over batches whose rows count differently.
+        label_smoothing: how much of a target's weight goes to all classes evenly (Szegedy et al., 2016); for classes only.
+        batch: rows of one step of the optimiser. micro_batch: rows of one forward; the gradients of as many as it takes are
+            added up; None: the whole batch.
+        clip: the gradient's norm is scaled down to it; clip_value: each of its elements is cut to it; None leaves them alone.
+        precision: "bf16" and "fp16" compute the forward so under autocast; the weights stay float32.
+        freeze, rates: for parameters by the pattern of their names.
+        on_divergence: what happens to a loss or gradient that is not finite, which never reaches the weights: the run stops,
+            the batch is skipped, or the run rolls back to its newest checkpoint and goes on without that batch.
+        stall: a step that takes longer is reported with where it hangs.
+        compile: compile the network with torch.compile. channels_last: keep images so in memory.
+        deterministic: let torch refuse what it cannot compute the same way twice.
     """
 
     network: Callable[..., Any]
     loss: Literal["auto", "bce", "cross_entropy", "mse", "mae"] = "auto"
+    step: Callable[..., Any] | None = None
+    label_smoothing: float = 0.0
     optimizer: Optimizer = AdamW()
     schedule: Schedule = Constant()
     epochs: int = 10
     batch: int = 256
+    micro_batch: int | None = None
     clip: float | None = None
+    clip_value: float | None = None
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    ema: EMA | None = None
+    freeze: tuple[Freeze, ...] = ()
+    rates: tuple[Rate, ...] = ()
     stop: EarlyStopping | None = None
-    checkpoint_every: int = 0
+    checkpoints: Checkpoints = Checkpoints()
+    on_divergence: Literal["stop", "skip", "roll back"] = "stop"
+    stall: str = "10m"
+    compile: bool = False
+    channels_last: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"Torch.{name} is at least 1", received=getattr(self, name))
+        for name in ("epochs", "batch", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RecipeError(f"Torch.{name} is at least 1", received=value)
+        for name, largest in (("label_smoothing", 1.0),):
+            if not 0.0 <= getattr(self, name) < largest:
+                raise RecipeError(
+                    f"Torch.{name} is from 0 up to, not including, {largest:g}", received=getattr(self, name)
+                )
+        for name in ("clip", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise RecipeError(f"Torch.{name} is above 0, or None", received=value)
+        parse_duration(self.stall)
 
     @property
     def encoding(self) -> Literal["codes", "onehot"]:

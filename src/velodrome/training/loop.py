@@ -1,4 +1,4 @@
-"""The training loop, once: next batch, forward, backward, clip, step, log, evaluate, checkpoint, stop.
+"""The training loop, once: next batch, forward and backward, clip, step, log, evaluate, checkpoint, stop.
 
 Everything it needs is a value it is given. Gradients are left to autograd: a parameter that the loss does not reach has none
 and is skipped by the optimiser, as in a loop by hand. The gradient's norm is the check that it is finite, and it is read before
@@ -8,19 +8,24 @@ numbers read, and one record packed, some tens of microseconds.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from contextlib import nullcontext
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from velodrome.core.clock import Clock
-from velodrome.core.errors import Diverged, TrainingError
+from velodrome.core.errors import Diverged, Preempted, TrainingError
 from velodrome.core.progress import Task
 from velodrome.data.torch import Batch
+from velodrome.training.accounting import Spent, Stopwatch
+from velodrome.training.samples import SampleLedger
+from velodrome.training.torch_optimizers import Average, Freezer, Stepper
+from velodrome.training.torch_step import Objective
+from velodrome.training.work import RollBack
 
-__all__ = ["Batches", "Memory", "Plan", "Recorder", "train"]
+__all__ = ["Batches", "Memory", "Plan", "Recorder", "Saver", "train"]
 
 
 class Batches(Protocol):
@@ -38,14 +43,46 @@ class Recorder(Protocol):
     def log(self, step: int, /, **values: float) -> None: ...
 
 
+class Saver(Protocol):
+    """What keeps the state."""
+
+    def due(self, step: int, now: float) -> bool:
+        """Whether the state after that step is to be saved, at that moment of the clock; raises if the save before failed."""
+
+    def save(self, memory: "Memory") -> None:
+        """Copy the state and save it in the background."""
+
+    def wait(self) -> None:
+        """Return when the last save is durable."""
+
+
 class Memory(msgspec.Struct, frozen=True):
-    """What the loop remembers between steps: steps done, and the best validation loss, where it was, and how long ago."""
+    """What the loop remembers between steps, beside weights and optimiser.
+
+    Attributes:
+        step: steps done.
+        best, best_step, waited: the best validation loss, where it was, and how many evaluations ago; stopped: for good.
+        smoothed: the validation loss as early stopping sees it.
+        lowered: what a plateau has multiplied the learning rate with; plateau, plateau_waited: its best loss, how long ago.
+        scale, good: of the scaler of float16. micro_batch: rows of one forward, where memory ran out; 0: as planned.
+        passed_over: steps (from 0) whose batches are not trained on.
+        chain: where the sample ledger stands.
+    """
 
     step: int = 0
     best: float | None = None
     best_step: int = 0
     waited: int = 0
     stopped: bool = False
+    smoothed: float | None = None
+    lowered: float = 1.0
+    plateau: float | None = None
+    plateau_waited: int = 0
+    scale: float | None = None
+    good: int = 0
+    micro_batch: int = 0
+    passed_over: tuple[int, ...] = ()
+    chain: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,27 +91,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stop_at: steps after which training ends.
         lr: learning rate as a function of the step.
-        clip: largest norm of the gradient, or None.
+        clip: largest norm of the gradient, clip_value: of each of its elements; None: any.
         evaluate_every: steps between evaluations (an epoch); 0: never.
-        checkpoint_every: steps between checkpoints beside those after an evaluation and at the end; 0: only those.
         patience: evaluations without improvement before it stops; None: never stops early.
         minimum_change: by how much the validation loss must fall to count as better.
+        smoothing: of the validation loss, for what is better.
+        plateau: (factor, patience, minimum change) by which the learning rate is lowered.
+        on_divergence: what is done about a loss or gradient that is not finite.
     """
 
     stop_at: int
     lr: Callable[[int], float]
     clip: float | None = None
+    clip_value: float | None = None
     evaluate_every: int = 0
-    checkpoint_every: int = 0
     patience: int | None = None
     minimum_change: float = 0.0
+    smoothing: float = 0.0
+    plateau: tuple[float, int, float] | None = None
+    on_divergence: Literal["stop", "skip", "roll back"] = "stop"
 
     def evaluates_after(self, step: int) -> bool:
         return self.evaluate_every > 0 and step % self.evaluate_every == 0
-
-    def saves_after(self, step: int) -> bool:
-        at_checkpoint = self.checkpoint_every > 0 and step % self.checkpoint_every == 0
-        return at_checkpoint or step == self.stop_at or self.evaluates_after(step)
 
 
 def train(
@@ -82,72 +120,118 @@ def train(
     memory: Memory,
     *,
     module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor],
+    objective: Objective,
+    stepper: Stepper,
     batches: Batches,
     evaluate: Callable[[], float],
     recorder: Recorder,
-    save: Callable[[Memory], None],
-    clock: Clock,
+    samples: SampleLedger,
+    saver: Saver,
+    watch: Stopwatch,
     task: Task,
+    average: Average | None = None,
+    freezer: Freezer | None = None,
+    asked_to_leave: Callable[[], bool] = lambda: False,
+    tell: Callable[[str, dict[str, Any]], None] = lambda type_, body: None,
 ) -> Memory:
     """Train from `memory.step` to the end of the plan and return what is remembered there.
+
+    Args:
+        tell: records an event of the run.
 
     Raises:
         Diverged: a loss or gradient that is not finite; the weights are those before that step.
         TrainingError: the loss reaches no parameter, or a gradient is sparse.
+        Preempted: it was asked to leave; the state is saved.
+        OutOfMemory: not even one row fits.
     """
-    groups = optimizer.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
+    parameters, scaler = stepper.parameters, objective.scaler
     module.train()
-    now = clock.monotonic()
-    for ids, inputs, target in batches.batches_from(memory.step) if _goes_on(plan, memory) else ():
-        begun, ready = now, clock.monotonic()
-        # forward
-        loss = loss_of(inputs, target)
-        # backward
-        for parameter in parameters:
-            parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        # clip
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        value, norm = loss.item(), _norm(gradients, module)
-        if not math.isfinite(value + norm):
-            raise _diverged(memory.step, value, norm, ids)
-        if plan.clip is not None and norm > plan.clip:
-            torch._foreach_mul_(gradients, plan.clip / norm)
-        # step
-        lr = plan.lr(memory.step)
-        for group in groups:
-            group["lr"] = lr
-        optimizer.step()
-        memory = Memory(memory.step + 1, memory.best, memory.best_step, memory.waited, memory.stopped)
+    stream = batches.batches_from(memory.step) if _goes_on(plan, memory) else iter(())
+    for ids, inputs, target in stream:
+        begun = watch.last
+        ready = watch.lap(Spent.DATA_WAIT)
+        step = memory.step
+        if freezer:
+            freezer.apply(step)
+        value = norm = lr = math.nan
+        if step not in memory.passed_over:
+            # forward and backward
+            value = objective(step, inputs, target)
+            # clip
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            if scaler.scale != 1.0:
+                torch._foreach_mul_(gradients, 1.0 / scaler.scale)
+            norm = _norm(gradients, module)
+            # step
+            if math.isfinite(value + norm):
+                if plan.clip_value is not None:
+                    torch._foreach_clamp_min_(gradients, -plan.clip_value)
+                    torch._foreach_clamp_max_(gradients, plan.clip_value)
+                if plan.clip is not None and norm > plan.clip:
+                    torch._foreach_mul_(gradients, plan.clip / norm)
+                lr = plan.lr(step) * memory.lowered
+                stepper.step(lr)
+                scaler.succeeded()
+            elif not scaler.overflowed():
+                _decide(plan, step, value, norm, ids, tell)
+        if average:
+            average.update(step + 1)
+        memory = msgspec.structs.replace(memory, step=step + 1)
         # log
-        now = clock.monotonic()
-        recorder.log(memory.step, loss=value, gradient_norm=norm, lr=lr, data_wait=ready - begun, step_time=now - begun)
+        now = watch.lap(Spent.OPTIMIZER)
+        samples.add(step + 1, ids, value, norm, lr)
+        recorder.log(step + 1, loss=value, gradient_norm=norm, lr=lr, data_wait=ready - begun, step_time=now - begun)
+        task.advance(1, f"loss {value:.4f}")
         # evaluate
         if plan.evaluates_after(memory.step):
-            memory = _judged(plan, memory, _evaluated(module, evaluate, recorder, memory.step))
+            watch.lap(Spent.OTHER)
+            memory = _judged(plan, memory, _evaluated(module, evaluate, average, recorder, memory.step), recorder)
+            watch.lap(Spent.EVALUATION)
         # checkpoint
-        if plan.saves_after(memory.step):
-            save(memory)
-            now = clock.monotonic()
-        task.advance(1, f"loss {value:.4f}")
+        leaving = asked_to_leave()
+        if saver.due(memory.step, now) or memory.step == plan.stop_at or plan.evaluates_after(memory.step) or leaving:
+            watch.lap(Spent.OTHER)
+            memory = _complete(memory, objective, samples)
+            saver.save(memory)
+            watch.lap(Spent.CHECKPOINT)
         # stop?
+        if leaving and _goes_on(plan, memory):
+            saver.wait()
+            raise Preempted(
+                f"the process was asked to end; the state after step {memory.step} is saved",
+                remedy="run the same command again: it goes on from there",
+            )
         if not _goes_on(plan, memory):
             break
-    return memory
+        watch.lap(Spent.OTHER)
+    return _complete(memory, objective, samples)
 
 
 def _goes_on(plan: Plan, memory: Memory) -> bool:
     return not memory.stopped and memory.step < plan.stop_at
 
 
+def _complete(memory: Memory, objective: Objective, samples: SampleLedger) -> Memory:
+    """With what others remember for the loop."""
+    scaler = objective.scaler
+    return msgspec.structs.replace(
+        memory,
+        scale=scaler.scale if scaler.active else None,
+        good=scaler.good,
+        micro_batch=objective.micro_batch or 0,
+        chain=samples.seal(),
+    )
+
+
 def _norm(gradients: list[torch.Tensor], module: torch.nn.Module) -> float:
-    """The norm of all gradients as one vector: in float64 over the norms of each, which are in the gradient's own type."""
+    """The norm of all gradients as one vector: on the CPU in float64 over the norms of each, elsewhere where they are."""
     try:
-        return math.hypot(*[part.item() for part in torch._foreach_norm(gradients)])
-    except RuntimeError as error:
+        parts = torch._foreach_norm(gradients)
+        if gradients[0].is_cpu:
+            return math.hypot(*[part.item() for part in parts])
+        return float(torch.linalg.vector_norm(torch.stack(parts)))
+    except (RuntimeError, IndexError) as error:
         if not gradients:
             raise TrainingError(
                 "no parameter that the optimiser moves has a gradient",
@@ -163,9 +247,12 @@ def _norm(gradients: list[torch.Tensor], module: torch.nn.Module) -> float:
         raise
 
 
-def _evaluated(module: torch.nn.Module, evaluate: Callable[[], float], recorder: Recorder, step: int) -> float:
+def _evaluated(
+    module: torch.nn.Module, evaluate: Callable[[], float], average: Average | None, recorder: Recorder, step: int
+) -> float:
     module.eval()
-    score = evaluate()
+    with average.in_place() if average else nullcontext():
+        score = evaluate()
     module.train()
     if not math.isfinite(score):
         raise Diverged(
@@ -177,18 +264,45 @@ def _evaluated(module: torch.nn.Module, evaluate: Callable[[], float], recorder:
     return score
 
 
-def _judged(plan: Plan, memory: Memory, score: float) -> Memory:
-    better = memory.best is None or score < memory.best - plan.minimum_change
-    if better:
-        return msgspec.structs.replace(memory, best=score, best_step=memory.step, waited=0)
+def _judged(plan: Plan, memory: Memory, score: float, recorder: Recorder) -> Memory:
+    """After an evaluation: the best so far, whether it stops, and whether the learning rate is lowered."""
+    smoothed = score if memory.smoothed is None else plan.smoothing * memory.smoothed + (1 - plan.smoothing) * score
+    memory = msgspec.structs.replace(_lowered(plan, memory, smoothed), smoothed=smoothed)
+    if memory.best is None or smoothed < memory.best - plan.minimum_change:
+        return msgspec.structs.replace(memory, best=smoothed, best_step=memory.step, waited=0)
     waited = memory.waited + 1
     return msgspec.structs.replace(memory, waited=waited, stopped=plan.patience is not None and waited >= plan.patience)
 
 
-def _diverged(step: int, loss: float, norm: float, ids: npt.NDArray[np.integer[Any]]) -> Diverged:
+def _lowered(plan: Plan, memory: Memory, score: float) -> Memory:
+    if plan.plateau is None:
+        return memory
+    factor, patience, change = plan.plateau
+    if memory.plateau is None or score < memory.plateau - change:
+        return msgspec.structs.replace(memory, plateau=score, plateau_waited=0)
+    if memory.plateau_waited + 1 < patience:
+        return msgspec.structs.replace(memory, plateau_waited=memory.plateau_waited + 1)
+    return msgspec.structs.replace(memory, lowered=memory.lowered * factor, plateau_waited=0)
+
+
+def _decide(
+    plan: Plan,
+    step: int,
+    loss: float,
+    norm: float,
+    ids: npt.NDArray[np.integer[Any]],
+    tell: Callable[[str, dict[str, Any]], None],
+) -> None:
+    """What a loss or gradient that is not finite leads to; returns where only its batch is passed over."""
     rows = ", ".join(map(str, ids[:5]))
-    return Diverged(
+    error = Diverged(
         f"step {step + 1} has a loss or gradient that is not finite",
         received=f"loss {loss}, gradient norm {norm}; rows {rows}, ... of the training set",
         remedy="lower the learning rate, clip gradients (clip=1.0), or look at those rows",
     )
+    if plan.on_divergence == "stop":
+        raise error
+    body = {"step": step + 1, "loss": str(loss), "gradient_norm": str(norm), "rows": [int(each) for each in ids[:100]]}
+    tell("run.diverged", body | {"then": plan.on_divergence})
+    if plan.on_divergence == "roll back":
+        raise RollBack(step, error)

@@ -4,28 +4,42 @@ The weights that come out are those of the evaluation with the lowest validation
 steps that its judge chose.
 """
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import msgspec
+import numpy as np
 import torch
 
 from velodrome.core.counter import derive_seed
+from velodrome.core.digest import digest_bytes, digest_json
 from velodrome.core.errors import TrainingError
+from velodrome.core.logging import logger
+from velodrome.core.units import parse_duration
 from velodrome.data.fields import as_json
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import TensorBatches
 from velodrome.models.torch import export
 from velodrome.registry.runs import resumed
-from velodrome.training.checkpoints import Checkpointer, checkpoints_of, newest_verified
-from velodrome.training.learners import SGD, AdamW, Torch
+from velodrome.training.accounting import Spent
+from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of, newest_verified, require_space
+from velodrome.training.guards import leaving_on_request, watched
+from velodrome.training.learners import Plateau, Torch
 from velodrome.training.loop import Memory, Plan, train
+from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
 from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
-from velodrome.training.torch_state import StateCopy, decode_state, digest_weights, restore_state, restore_weights
+from velodrome.training.torch_optimizers import Average, Freezer, make_stepper
+from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights, restore_weights
+from velodrome.training.torch_step import Objective, Scaler
 from velodrome.training.work import Fitted, Work
 
-__all__ = ["fit", "machine", "make_optimizer"]
+__all__ = ["fit", "machine"]
 
 _EVALUATION_ROWS = 8192
+_AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def machine(threads: int = 0) -> tuple[str, int]:
@@ -39,6 +53,138 @@ def machine(threads: int = 0) -> tuple[str, int]:
     return f"aten:{torch.backends.cpu.get_cpu_capability()}", torch.get_num_threads()
 
 
+class _Training:
+    """One attempt at a training: its parts, made once, and the state that is saved and restored."""
+
+    def __init__(self, work: Work, learner: Torch, module: torch.nn.Module) -> None:
+        self.work, self.learner, self.module = work, learner, module
+        self.name = loss_name(learner.loss, work.task)
+        stepper = make_stepper(learner.optimizer, module, learner.rates)
+        average = Average(learner.ema, stepper.parameters) if learner.ema else None
+        self.state = State(module, stepper, average)
+        order = EpochOrder(work.train, learner.batch, derive_seed(work.seed, 2))
+        self.order = digest_json(
+            {"rows": digest_bytes(work.train.tobytes()), "batch": learner.batch, "seed": work.seed}
+        )
+        self.batches = TensorBatches(work.layout, order)
+        self.plan = _plan(learner, work, self.batches.steps_per_epoch)
+        self._computed = torch.compile(module) if learner.compile else module
+        self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
+        self._copy = StateCopy(self.state)
+        self._new_after = 0
+        every = 0 if len(work.validation) else self.batches.steps_per_epoch
+        self.checkpointer = Checkpointer(
+            work.ws,
+            work.run,
+            work.attempt,
+            work.recorder.flush,
+            interval=Interval.of(learner.checkpoints, every),
+            facts=lambda: {"seconds": work.watch.spent()},
+        )
+
+    def run(self) -> Memory:
+        """Train from where the newest checkpoint is to the end; what is remembered there."""
+        work, learner = self.work, self.learner
+        memory = self._restored()
+        scaler = Scaler(learner.precision == "fp16", memory.scale, memory.good)
+        objective = Objective(
+            self.loss_of,
+            self.state.stepper.parameters,
+            seed=derive_seed(work.seed, 3),
+            watch=work.watch,
+            micro_batch=memory.micro_batch or learner.micro_batch,
+            halved=lambda step, rows: work.tell("run.micro-batch-halved", {"step": step, "rows": rows}),
+            autocast=_AUTOCAST[learner.precision],
+            scaler=scaler,
+        )
+        stall = parse_duration(learner.stall).total_seconds()
+        try:
+            with (
+                work.ws.progress.task("train", self.plan.stop_at) as task,
+                watched(work.watch, work.ws.clock, stall, work.tell),
+                leaving_on_request() as asked,
+            ):
+                task.advance(memory.step)
+                work.watch.lap(Spent.RESTART if work.attempt > 1 else Spent.START)
+                return train(
+                    self.plan,
+                    memory,
+                    module=self.module,
+                    objective=objective,
+                    stepper=self.state.stepper,
+                    batches=self.batches,
+                    evaluate=self.validation_loss,
+                    recorder=work.recorder,
+                    samples=SampleLedger(work.recorder, memory.chain),
+                    saver=self,
+                    watch=work.watch,
+                    task=task,
+                    average=self.state.average,
+                    freezer=Freezer(learner.freeze, self.module) if learner.freeze else None,
+                    asked_to_leave=asked,
+                    tell=work.tell,
+                )
+        finally:
+            self.checkpointer.close()
+
+    def due(self, step: int, now: float) -> bool:
+        if step == self._new_after:
+            self.work.watch.redo(False)
+        return self.checkpointer.due(step, now)
+
+    def wait(self) -> None:
+        self.checkpointer.wait()
+
+    def save(self, memory: Memory) -> None:
+        facts = {"run": self.work.run, "order": self.order, "memory": msgspec.to_builtins(memory)}
+        score = memory.best if memory.best_step == memory.step else None
+        self.checkpointer.save(memory.step, lambda: self._copy.taken(facts), score)
+
+    def choose(self, step: int, memory: Memory) -> None:
+        """Put the weights that were best into the module: those after `step`, averaged where an average is kept."""
+        if step != memory.step:
+            blob = next((each.blob for each in checkpoints_of(self.work.ws, self.work.run) if each.step == step), None)
+            if blob is None:
+                raise TrainingError(f"the checkpoint of the best step {step} is gone", remedy="run again with --fresh")
+            tensors, _ = decode_state(self.work.ws.blobs.read(blob))
+            restore_weights(tensors, self.module, self.state.average)
+        if self.state.average:
+            self.state.average.settle()
+
+    def loss_of(self, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        if self.learner.step is not None:
+            return self.learner.step(self._computed, inputs, target)
+        return self._loss(_forward(self._computed, inputs), target)
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """The mean loss over all validation rows, each row counting the same."""
+        work, total, count = self.work, 0.0, 0.0
+        for start in range(0, len(work.validation), _EVALUATION_ROWS):
+            ids = work.validation[start : start + _EVALUATION_ROWS]
+            inputs = {name: torch.from_numpy(values) for name, values in work.layout.take(ids).items()}
+            loss = self.loss_of(inputs, torch.from_numpy(work.layout.target[ids]))
+            value, weight = loss if isinstance(loss, tuple) else (loss * len(ids), len(ids))
+            total, count = total + float(value), count + float(weight)
+        return total / count
+
+    def _restored(self) -> Memory:
+        work = self.work
+        found = newest_verified(work.ws, work.run)
+        if found is None:
+            return Memory(passed_over=work.passed_over)
+        checkpoint, data = found
+        tensors, facts = decode_state(data)
+        lost = self.state.restore(tensors, facts, {"order": self.order}, work.allow_missing)
+        if lost:
+            work.tell("run.restored-in-part", {"attempt": work.attempt, "missing": list(lost)})
+        redone = resumed(work.ws, work.run, attempt=work.attempt, step=checkpoint.step)
+        work.watch.redo(redone > 0)
+        self._new_after = checkpoint.step + redone
+        memory = msgspec.convert(facts["memory"], Memory) if "memory" not in lost else Memory(step=checkpoint.step)
+        return msgspec.structs.replace(memory, passed_over=(*memory.passed_over, *work.passed_over))
+
+
 def fit(work: Work) -> Fitted:
     """Train, or go on training, the recipe's network.
 
@@ -48,55 +194,48 @@ def fit(work: Work) -> Fitted:
     """
     learner = work.learner
     assert isinstance(learner, Torch)
-    torch.manual_seed(derive_seed(work.seed, 1) >> 1)
-    module = _built(learner, work)
-    optimizer = make_optimizer(learner.optimizer, module)
-    name = loss_name(learner.loss, work.task)
-    loss = loss_function(name, work.classes)
-    batches = TensorBatches(work.layout, EpochOrder(work.train, learner.batch, derive_seed(work.seed, 2)))
-    plan = _plan(learner, work, batches.steps_per_epoch)
-    memory = _train(work, plan, module, optimizer, loss, batches)
-    chosen = memory.best_step if memory.best is not None else memory.step
-    if chosen != memory.step:
-        _restore_best(work, module, chosen)
-    example = _example(work)
-    exported = export(module, example, activation=ACTIVATIONS[name])
-    planned = work.planned_steps or learner.epochs * batches.steps_per_epoch
+    seed = derive_seed(work.seed, 1) >> 1
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002 - what a user's own step may draw from
+    with _settings(learner):
+        module = _built(learner, work)
+        training = _Training(work, learner, module)
+        _require_sound(training, work)
+        memory = training.run()
+        chosen = memory.best_step if memory.best is not None else memory.step
+        training.choose(chosen, memory)
+        exported = export(module, _example(work), activation=ACTIVATIONS[training.name])
     return Fitted(
         family="torch",
         files=exported.files,
         extra=exported.extra,
         steps=chosen,
-        planned_steps=planned,
+        planned_steps=work.planned_steps or learner.epochs * training.batches.steps_per_epoch,
         weights=digest_weights(module),
+        samples=memory.chain,
     )
 
 
-def make_optimizer(optimizer: AdamW | SGD, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over all parameters that are to be trained.
+@contextmanager
+def _settings(learner: Torch) -> Iterator[None]:
+    """What the recipe asks of torch as a whole, during the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(learner.deterministic or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
-    Raises:
-        TrainingError: there is none.
-    """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise TrainingError("the network has no parameter to train", remedy="give it layers, or leave requires_grad on")
-    if isinstance(optimizer, SGD):
-        return torch.optim.SGD(
-            parameters,
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            weight_decay=optimizer.weight_decay,
-            nesterov=optimizer.nesterov,
-        )
-    return torch.optim.AdamW(
-        parameters,
-        lr=optimizer.lr,
-        weight_decay=optimizer.weight_decay,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
-        fused=True,
-    )
+
+def _require_sound(training: _Training, work: Work) -> None:
+    """Before the first step: room for checkpoints, and a word about parameters that nobody moves."""
+    tensors = training.state.tensors()
+    require_space(work.ws, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
+    moved = set(training.state.stepper.parameters)
+    idle = [name for name, parameter in training.module.named_parameters() if parameter not in moved]
+    if idle:
+        logger().warning("run.parameters_not_trained", run=work.run, names=idle[:20])
 
 
 def _built(learner: Torch, work: Work) -> torch.nn.Module:
@@ -112,95 +251,27 @@ def _built(learner: Torch, work: Work) -> torch.nn.Module:
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise TrainingError("the network's function returns a torch.nn.Module", received=f"{module!r}")
-    return module
+    return module.to(memory_format=torch.channels_last) if learner.channels_last else module  # type: ignore[call-overload]
 
 
 def _plan(learner: Torch, work: Work, steps_per_epoch: int) -> Plan:
     planned = work.planned_steps or learner.epochs * steps_per_epoch
-    base = learner.optimizer.lr
+    base, schedule, stop = learner.optimizer.lr, learner.schedule, learner.stop
     return Plan(
         stop_at=work.steps or planned,
-        lr=lambda step: base * factor(learner.schedule, step, planned),
+        lr=lambda step: base * factor(schedule, step, planned, steps_per_epoch),
         clip=learner.clip,
+        clip_value=learner.clip_value,
         evaluate_every=steps_per_epoch if len(work.validation) else 0,
-        checkpoint_every=learner.checkpoint_every or (0 if len(work.validation) else steps_per_epoch),
-        patience=learner.stop.patience if learner.stop else None,
-        minimum_change=learner.stop.minimum_change if learner.stop else 0.0,
+        patience=stop.patience if stop else None,
+        minimum_change=stop.minimum_change if stop else 0.0,
+        smoothing=stop.smoothing if stop else 0.0,
+        plateau=(schedule.gamma, schedule.patience, schedule.minimum_change) if isinstance(schedule, Plateau) else None,
+        on_divergence=learner.on_divergence,
     )
 
 
-def _train(
-    work: Work,
-    plan: Plan,
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: Callable[..., torch.Tensor],
-    batches: TensorBatches,
-) -> Memory:
-    memory = _restored(work, module, optimizer)
-    checkpointer, copy = (
-        Checkpointer(work.ws, work.run, work.attempt, work.recorder.flush),
-        StateCopy(module, optimizer),
-    )
-
-    def save(memory: Memory) -> None:
-        checkpointer.wait()
-        facts = {
-            "run": work.run,
-            "step": memory.step,
-            "best": memory.best,
-            "best_step": memory.best_step,
-            "waited": memory.waited,
-            "stopped": memory.stopped,
-        }
-        checkpointer.save(memory.step, copy.taken(facts), memory.best if memory.best_step == memory.step else None)
-
-    try:
-        with work.ws.progress.task("train", plan.stop_at) as task:
-            task.advance(memory.step)
-            return train(
-                plan,
-                memory,
-                module=module,
-                optimizer=optimizer,
-                loss_of=lambda inputs, target: loss(_forward(module, inputs), target),
-                batches=batches,
-                evaluate=lambda: _validation_loss(work, module, loss),
-                recorder=work.recorder,
-                save=save,
-                clock=work.ws.clock,
-                task=task,
-            )
-    finally:
-        checkpointer.close()
-
-
-def _restored(work: Work, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Memory:
-    found = newest_verified(work.ws, work.run)
-    if found is None:
-        return Memory()
-    checkpoint, data = found
-    tensors, facts = decode_state(data)
-    restore_state(tensors, module, optimizer)
-    resumed(work.ws, work.run, attempt=work.attempt, step=checkpoint.step)
-    return Memory(
-        step=facts["step"],
-        best=facts["best"],
-        best_step=facts["best_step"],
-        waited=facts["waited"],
-        stopped=facts["stopped"],
-    )
-
-
-def _restore_best(work: Work, module: torch.nn.Module, step: int) -> None:
-    for checkpoint in checkpoints_of(work.ws, work.run):
-        if checkpoint.step == step:
-            restore_weights(decode_state(work.ws.blobs.read(checkpoint.blob))[0], module)
-            return
-    raise TrainingError(f"the checkpoint of the best step {step} is gone", remedy="run again with --fresh")
-
-
-def _forward(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def _forward(module: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     output = module(**inputs)
     if not isinstance(output, torch.Tensor):
         raise TrainingError(
@@ -209,17 +280,6 @@ def _forward(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.
             remedy="return the logits, or the values",
         )
     return output
-
-
-@torch.no_grad()
-def _validation_loss(work: Work, module: torch.nn.Module, loss: Callable[..., torch.Tensor]) -> float:
-    """The mean loss over all validation rows, each row counting the same."""
-    total = 0.0
-    for start in range(0, len(work.validation), _EVALUATION_ROWS):
-        ids = work.validation[start : start + _EVALUATION_ROWS]
-        inputs = {name: torch.from_numpy(values) for name, values in work.layout.take(ids).items()}
-        total += loss(_forward(module, inputs), torch.from_numpy(work.layout.target[ids])).item() * len(ids)
-    return total / len(work.validation)
 
 
 def _example(work: Work) -> dict[str, torch.Tensor]:

@@ -41,15 +41,23 @@ def loss_name(name: str, task: str) -> str:
     raise TrainingError(f"the loss {name} does not fit a {task} label", remedy=f"take one of {', '.join(fitting)}")
 
 
-def loss_function(name: str, classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def loss_function(
+    name: str, classes: int, label_smoothing: float = 0.0
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The mean loss of (network's output, target).
 
     Raises, when it is called:
         TrainingError: the output's shape does not fit.
     """
     if name == "cross_entropy":
-        return lambda output, target: functional.cross_entropy(_shaped(output, (target.shape[0], classes)), target)
+        return lambda output, target: functional.cross_entropy(
+            _shaped(output, (target.shape[0], classes)), target, label_smoothing=label_smoothing
+        )
     loss = _COLUMN_LOSSES[name]
+    if label_smoothing and name == "bce":
+        return lambda output, target: loss(
+            _column(output, target.shape[0]), target.to(output.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        )
     return lambda output, target: loss(_column(output, target.shape[0]), target.to(output.dtype))
 
 

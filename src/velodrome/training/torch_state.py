@@ -1,15 +1,21 @@
 """Everything that a step of training depends on, as tensors and facts, and back: what a checkpoint holds.
 
-State = module (parameters and buffers), optimiser, torch's random state, and the loop's own memory (step, early stopping).
-The encoded form is one safetensors file: each storage once, with an alias map for tied weights, the facts as JSON in its
-header. Data order and learning rate are functions of the step and need no state.
+The inventory: `model/` (parameters and buffers), `optimizer/`, `ema/`, `rng/` (torch, numpy, Python, CUDA) as tensors; the
+loop's memory (step, early stopping, plateau, scaler, batches passed over, sample ledger) and the digest of the order of rows
+as facts. Schedule, freezing, curriculum, augmentation and dropout are functions of seed and step and need no state. Restoring
+looks at all of it before the first tensor is touched: what is missing, extra or of another shape or type is refused by name.
+
+The encoded form is one safetensors file: each storage once, with an alias map for tied weights, the facts as JSON in its header.
+A copy is made into the very bytes of that file, in a buffer that is used again and again: training waits for one pass over
+memory, and what is hashed and written later is not copied once more.
 """
 
-from collections.abc import Callable
-from functools import partial
+import random
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,112 +23,202 @@ import torch
 from velodrome.core.digest import Digest, Hasher
 from velodrome.core.errors import IntegrityError, TrainingError
 from velodrome.models.torch import unique_tensors
+from velodrome.training.torch_optimizers import Average, Stepper
 
-__all__ = [
-    "StateCopy",
-    "decode_state",
-    "digest_weights",
-    "encode_state",
-    "restore_state",
-    "restore_weights",
-]
+__all__ = ["ITEMS", "State", "StateCopy", "decode_state", "digest_weights", "restore_weights"]
 
-_RNG = "rng/torch"
+ITEMS = ("model", "optimizer", "ema", "rng/torch", "rng/numpy", "rng/python", "rng/cuda", "memory", "order")
+"""What a checkpoint is made of, by the names under which `allow_missing` knows it."""
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_SPARE = 4096
+
+
+class State:
+    """The state of a training: what `tensors` names is read and written in place.
+
+    Args:
+        average: of the weights, where one is kept.
+    """
+
+    def __init__(self, module: torch.nn.Module, stepper: Stepper, average: Average | None = None) -> None:
+        self.module, self.stepper, self.average = module, stepper, average
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor by name; those of module, optimiser and average are not copied."""
+        named = {f"model/{name}": tensor.detach() for name, tensor in self.module.state_dict(keep_vars=True).items()}
+        named |= {f"optimizer/{name}": tensor for name, tensor in self.stepper.state().items()}
+        if self.average:
+            named |= {f"ema/{name}": tensor for name, tensor in self.average.state().items()}
+        return named | _random_states()
+
+    def restore(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        facts: Mapping[str, Any],
+        expected: Mapping[str, Any],
+        allow_missing: Collection[str] = (),
+    ) -> tuple[str, ...]:
+        """Put a decoded state back.
+
+        Args:
+            expected: the facts as they would be written now; `order` must be equal.
+            allow_missing: items of `ITEMS` that need not be there.
+
+        Returns:
+            The items that were missing.
+
+        Raises:
+            TrainingError: names all that is missing, extra or different; nothing was changed.
+        """
+        own = self.tensors()
+        lost = self._compare(own, tensors, facts, expected, allow_missing)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if name in tensors and name.partition("/")[0] in ("model", "ema"):
+                    tensor.copy_(tensors[name])
+        if "optimizer" not in lost:
+            self.stepper.load(_below("optimizer", tensors))
+        _restore_random(tensors)
+        return lost
+
+    def _compare(
+        self,
+        own: Mapping[str, torch.Tensor],
+        saved: Mapping[str, torch.Tensor],
+        facts: Mapping[str, Any],
+        expected: Mapping[str, Any],
+        allow_missing: Collection[str],
+    ) -> tuple[str, ...]:
+        """The allowed items that are missing."""
+        wrong = {name: _difference(own.get(name), saved.get(name)) for name in sorted(own.keys() | saved.keys())}
+        for name in ("memory", "order"):
+            wrong[name] = None if name in facts else "missing"
+        if facts.get("order") != expected.get("order") and wrong["order"] is None:
+            wrong["order"] = "of other rows, batches or seed"
+        lazily = not _below("optimizer", own)  # an optimiser of one's own makes its state at its first step
+        found = {
+            name: problem
+            for name, problem in wrong.items()
+            if problem and not (lazily and name.startswith("optimizer/") and problem == "unknown here")
+        }
+        lost = {_item(name) for name, problem in found.items() if problem == "missing"} & set(allow_missing)
+        refused = {name: problem for name, problem in found.items() if _item(name) not in lost}
+        if refused:
+            names = ", ".join(f"{name} ({problem})" for name, problem in list(refused.items())[:8])
+            raise TrainingError(
+                f"the checkpoint is not of this training: {names}{', ...' if len(refused) > 8 else ''}",
+                received=f"{len(saved)} tensors, {len(refused)} of {len(wrong)} items differ",
+                remedy="restore into what was saved, start anew with --fresh, or accept a loss with --allow-missing ITEM",
+            )
+        return tuple(item for item in ITEMS if item in lost)
 
 
 class StateCopy:
-    """A copy of the state in buffers that are made once and used for every checkpoint."""
+    """A copy of the state in the bytes of a checkpoint, in a buffer that is made once."""
 
-    def __init__(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._module, self._optimizer = module, optimizer
-        self._buffers: dict[str, torch.Tensor] = {}
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._layout: list[tuple[str, torch.dtype, tuple[int, ...]]] = []
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._views: list[torch.Tensor] = []
+        self._room = 0
 
-    def taken(self, facts: dict[str, Any]) -> Callable[[], bytes]:
-        """Copy the state now; what is returned encodes the copy, and may do so in another thread until the next `taken`."""
-        unique, aliases = unique_tensors(_live(self._module, self._optimizer))
-        if self._buffers.keys() != unique.keys():
-            self._buffers = {
-                name: torch.empty_like(tensor, memory_format=torch.contiguous_format) for name, tensor in unique.items()
+    def taken(self, facts: dict[str, Any]) -> Callable[[], memoryview]:
+        """Copy the state now. What is returned gives the bytes of the checkpoint, and may do so in another thread until the
+        next `taken`."""
+        unique, aliases = unique_tensors(self._state.tensors())
+        header = self._header(unique, facts | {"aliases": aliases})
+        if len(header) > self._room or [(n, t.dtype, tuple(t.shape)) for n, t in unique.items()] != self._layout:
+            self._make_room(unique, len(header))
+        with torch.no_grad():
+            for view, tensor in zip(self._views, unique.values(), strict=True):
+                view.copy_(tensor)
+        head = (self._room).to_bytes(8, "little") + header.ljust(self._room)
+        self._buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        whole = self._buffer.numpy().data
+        return lambda: whole
+
+    def _header(self, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any]) -> bytes:
+        told = msgspec.json.encode(facts, order="sorted").decode()
+        header: dict[str, Any] = {"__metadata__": {"facts": told}}
+        offset = 0
+        for name, tensor in sorted(tensors.items(), key=_place):
+            size = tensor.numel() * tensor.element_size()
+            header[name] = {
+                "dtype": _DTYPES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [offset, offset + size],
             }
-        for name, tensor in unique.items():
-            self._buffers[name].copy_(tensor)
-        return partial(encode_state, self._buffers, facts | {"aliases": aliases})
+            offset += size
+        return msgspec.json.encode(header)
+
+    def _make_room(self, tensors: Mapping[str, torch.Tensor], header: int) -> None:
+        self._room = -(-(8 + header + _SPARE) // 64) * 64 - 8
+        offset = 8 + self._room
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        self._buffer = torch.zeros(offset + size, dtype=torch.uint8)
+        views = {}
+        for name, tensor in sorted(tensors.items(), key=_place):
+            end = offset + tensor.numel() * tensor.element_size()
+            views[name] = self._buffer[offset:end].view(tensor.dtype).view(tensor.shape)
+            offset = end
+        self._views = [views[name] for name in tensors]
+        self._layout = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
 
 
-def _live(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The tensors of module, optimiser and random state by name, not copied."""
-    named = {f"model/{name}": tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
-    state = optimizer.state_dict()["state"]
-    held = {
-        f"optimizer/{index}/{key}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for key, value in entry.items()
-        if value is not None
-    }
-    return named | held | {_RNG: torch.get_rng_state()}
-
-
-def encode_state(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> bytes:
-    """One safetensors file with contiguous tensors of separate storage and, in its header, the facts (plain JSON)."""
-    return safetensors.torch.save(tensors, metadata={"facts": msgspec.json.encode(facts, order="sorted").decode()})
-
-
-def decode_state(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def decode_state(data: bytes | memoryview) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and facts of an encoded state.
 
     Raises:
         IntegrityError: the bytes are no encoded state.
     """
+    data = bytes(data)
     try:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         facts: dict[str, Any] = msgspec.json.decode(msgspec.json.decode(data[8 : 8 + length])["__metadata__"]["facts"])
+        aliases = facts.pop("aliases")
     except (safetensors.SafetensorError, msgspec.DecodeError, KeyError) as error:
         raise IntegrityError(f"a checkpoint does not read: {error}") from error
-    for name, original in facts.pop("aliases").items():
+    for name, original in aliases.items():
         tensors[name] = tensors[original]
     return tensors, facts
 
 
-def restore_state(tensors: dict[str, torch.Tensor], module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a captured state back: into the very tensors of the module, the optimiser and torch's generator.
+def restore_weights(
+    tensors: Mapping[str, torch.Tensor], module: torch.nn.Module, average: Average | None = None
+) -> None:
+    """Put the parameters and buffers of a decoded state into the module; the averaged ones where an average is kept.
 
     Raises:
-        TrainingError: the state belongs to another module or optimiser; the first name that differs is given.
-    """
-    restore_weights(tensors, module)
-    _restore_optimizer(optimizer, tensors)
-    torch.set_rng_state(tensors[_RNG])
-
-
-def restore_weights(tensors: dict[str, torch.Tensor], module: torch.nn.Module) -> None:
-    """Put the parameters and buffers of a captured state back into the module.
-
-    Raises:
-        TrainingError: as `restore_state`.
+        TrainingError: the state belongs to another module; the first name that differs is given.
     """
     own = module.state_dict(keep_vars=True)
-    saved = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
+    saved = _below("model", tensors)
     for name in sorted(own.keys() | saved.keys()):
-        if name not in own or name not in saved or own[name].shape != saved[name].shape:
+        problem = _difference(own.get(name), saved.get(name))
+        if problem:
             raise TrainingError(
-                f"the checkpoint and the module differ in {name!r}",
-                received=f"checkpoint {_shape(saved.get(name))}, module {_shape(own.get(name))}",
-                remedy="restore into the module that was saved, or start anew with --fresh",
+                f"the checkpoint and the module differ in {name!r}: {problem}", remedy="start anew with --fresh"
             )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(saved[name])
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the optimiser's state back; its groups (learning rate and so on) stay as they are."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/", 2)
-            state.setdefault(int(index), {})[key] = tensor.clone()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if average:
+            for name, tensor in average.state().items():
+                tensor.copy_(tensors[f"ema/{name}"])
 
 
 def digest_weights(module: torch.nn.Module) -> Digest:
@@ -134,5 +230,63 @@ def digest_weights(module: torch.nn.Module) -> Digest:
     return hasher.digest()
 
 
-def _shape(tensor: torch.Tensor | None) -> str:
-    return "nothing" if tensor is None else str(tuple(tensor.shape))
+def _place(item: tuple[str, torch.Tensor]) -> tuple[int, str]:
+    """Tensors of wide elements first, so that each begins where its type may."""
+    return -item[1].element_size(), item[0]
+
+
+def _item(name: str) -> str:
+    return name if name in ITEMS else name.partition("/")[0]
+
+
+def _below(item: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{item}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{item}/")}
+
+
+def _difference(own: torch.Tensor | None, saved: torch.Tensor | None) -> str | None:
+    if saved is None:
+        return "missing"
+    if own is None:
+        return "unknown here"
+    if own.shape != saved.shape:
+        return f"{tuple(saved.shape)} for {tuple(own.shape)}"
+    return None if own.dtype == saved.dtype else f"{saved.dtype} for {own.dtype}"
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    """The states of all generators that a step may draw from."""
+    version, state, gauss = random.getstate()
+    of_numpy = np.random.get_state(legacy=True)  # noqa: NPY002 - what a user's own step may draw from
+    assert isinstance(of_numpy, tuple)
+    states = {
+        "rng/torch": torch.get_rng_state(),
+        "rng/python": torch.tensor([version, *state, gauss is not None, _bits(gauss or 0.0)], dtype=torch.int64),
+        "rng/numpy": torch.tensor(
+            [*of_numpy[1].tolist(), of_numpy[2], of_numpy[3], _bits(of_numpy[4])], dtype=torch.int64
+        ),
+    }
+    if torch.cuda.is_available():
+        states["rng/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random(tensors: Mapping[str, torch.Tensor]) -> None:
+    if "rng/torch" in tensors:
+        torch.set_rng_state(tensors["rng/torch"])
+    if "rng/python" in tensors:
+        version, *state, has_gauss, gauss = tensors["rng/python"].tolist()
+        random.setstate((version, tuple(state), _number(gauss) if has_gauss else None))
+    if "rng/numpy" in tensors:
+        *keys, position, has_gauss, gauss = tensors["rng/numpy"].tolist()
+        state_of_numpy = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, _number(gauss))
+        np.random.set_state(state_of_numpy)  # noqa: NPY002
+    if "rng/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng/cuda"])
+
+
+def _bits(number: float) -> int:
+    return int(np.float64(number).view(np.int64))
+
+
+def _number(bits: int) -> float:
+    return float(np.int64(bits).view(np.float64))

@@ -55,9 +55,9 @@ class TrackedRun:
     def checkpoint(self, module: Any, optimizer: Any, step: int | None = None) -> None:
         """Save module, optimiser and torch's random state as they are now; the writing goes on in the background."""
         done = self._step if step is None else step
-        self._checkpointer.wait()
-        self._copy = self._copy or _state().StateCopy(module, optimizer)
-        self._checkpointer.save(done, self._copy.taken({"run": self.id, "step": done}))
+        self._copy = self._copy or _state().StateCopy(_whole(module, optimizer))
+        facts = {"run": self.id, "order": None, "memory": {"step": done}}
+        self._checkpointer.save(done, lambda: self._copy.taken(facts))
 
     def restore(self, module: Any, optimizer: Any) -> int:
         """Put the newest checkpoint of this run back, if there is one, and return how many steps it had done (else 0).
@@ -69,7 +69,8 @@ class TrackedRun:
         if found is None:
             return 0
         checkpoint, data = found
-        _state().restore_state(_state().decode_state(data)[0], module, optimizer)
+        tensors, facts = _state().decode_state(data)
+        _whole(module, optimizer).restore(tensors, facts, {"order": None})
         resumed(self._ws, self.id, attempt=self._attempt, step=checkpoint.step)
         self._step = checkpoint.step
         return checkpoint.step
@@ -216,3 +217,7 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
 
 def _state() -> ModuleType:
     return load("state:torch")
+
+
+def _whole(module: Any, optimizer: Any) -> Any:
+    return _state().State(module, load("optimizers:torch").TorchStepper(optimizer))

@@ -4,6 +4,7 @@ A learner is a function `fit(work) -> Fitted` in the module that `core.extras` n
 equal weights; a `fit` that was killed and is called again with the same run goes on from its newest checkpoint.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from velodrome.core.digest import Digest
+from velodrome.core.errors import Diverged
 from velodrome.data.layout import Layout
 from velodrome.registry.series import SeriesWriter
 from velodrome.store.workspace import Workspace
+from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import Learner
 
-__all__ = ["Fitted", "Work"]
+__all__ = ["Fitted", "RollBack", "Work"]
+
+
+class RollBack(Diverged):
+    """Training is to go on from its newest checkpoint, in another attempt, without the batch of `step` (from 0)."""
+
+    def __init__(self, step: int, error: Diverged) -> None:
+        super().__init__(error.problem, received=error.received, remedy=error.remedy)
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,10 @@ class Work:
         task, classes: "binary", "multiclass" or "regression", and how many classes.
         steps: for a refit, the steps that the judged run chose; None: the learner decides.
         planned_steps: for a refit, the length of the schedule of the judged run.
+        watch: where the time of this attempt goes.
+        tell: records an event of the run, by its type and body.
+        passed_over: steps (from 0) whose batches an attempt before found to diverge.
+        allow_missing: items that a checkpoint may lack.
     """
 
     ws: Workspace
@@ -43,8 +58,12 @@ class Work:
     task: str
     classes: int
     recorder: SeriesWriter
+    watch: Stopwatch
+    tell: Callable[[str, dict[str, Any]], None]
     steps: int | None = None
     planned_steps: int | None = None
+    passed_over: tuple[int, ...] = ()
+    allow_missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +75,7 @@ class Fitted:
         files: the artifact's files by path.
         extra: what that module wrote for itself into the manifest.
         steps: the step whose weights these are; planned_steps: the length of the schedule.
-        weights: digest of the weights' bits.
+        weights: digest of the weights' bits. samples: where the sample ledger ends, for a learner that has steps.
     """
 
     family: Literal["torch", "sklearn"]
@@ -65,3 +84,4 @@ class Fitted:
     steps: int
     planned_steps: int
     weights: Digest
+    samples: str = ""
