@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from velodrome.cli.output import Json, print_json, print_table
+from velodrome.cli.output import Json, print_json, print_table, say
 
-__all__ = ["app", "compare", "list_", "show"]
+__all__ = ["app", "compare", "list_", "prove", "reproduce", "show"]
 
 app = typer.Typer(
     help="Training runs: what they were made from and what came out.", no_args_is_help=True, rich_markup_mode=None
@@ -66,3 +66,71 @@ def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs.")]
         print_json(comparison)
         return
     print_table(["", *comparison.runs], comparison.lines(), empty="the runs do not differ")
+
+
+@app.command()
+def prove(
+    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
+    steps: Annotated[int, typer.Option("--steps", help="How many steps are done again.")] = 20,
+    checkpoint: Annotated[
+        int | None, typer.Option("--checkpoint", help="Step of the checkpoint to begin from.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Do steps of a run again from a checkpoint, from its record alone, and compare them bit by bit; exit 4 if one differs."""
+    from velodrome.cli.progress import reporter
+    from velodrome.control.proving import prove as prove_run
+    from velodrome.core.errors import IntegrityError
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        proof = prove_run(ws.reporting_to(reporter(as_json)), run, steps=steps, checkpoint=checkpoint)
+    if as_json:
+        print_json(proof)
+    elif proof.holds:
+        say(f"{proof.run}: {proof.steps} steps from step {proof.checkpoint} on are the same, bit by bit")
+    _print_environment(proof.environment, as_json)
+    if not proof.holds:
+        raise IntegrityError(
+            f"step {proof.differs} of {proof.run} came out differently",
+            received=f"then {proof.then}, now {proof.now}",
+            remedy="another environment explains it; if that is the same, look at: velodrome runs reproduce",
+        )
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also where the environment is another.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Do a whole run again from its record alone and say whether the result is the same; exit 4 if it is not."""
+    from velodrome.cli.progress import reporter
+    from velodrome.control.proving import reproduce as reproduce_run
+    from velodrome.core.errors import IntegrityError, StateError
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as ws:
+        done = reproduce_run(ws.reporting_to(reporter(as_json)), run, anyway=anyway)
+    if as_json:
+        print_json(done)
+    elif done.identical:
+        say(f"{done.run} is reproduced by {done.by}: weights, history and sample ledger are identical")
+    _print_environment(done.environment, as_json)
+    if done.by is None:
+        raise StateError(
+            "the environment is another than the run's, so equal bits cannot be expected",
+            received=", ".join(done.environment),
+            remedy="install what the run had (its lock is in velodrome runs show), or add --anyway",
+        )
+    if done.differs:
+        raise IntegrityError(
+            f"{done.by} did not come to what {done.run} came to",
+            received=f"{', '.join(done.differs)} differ{'' if done.first is None else f', from step {done.first} on'}",
+            remedy="another environment explains it; else a step draws from what no seed names",
+        )
+
+
+def _print_environment(other: dict[str, tuple[object, object]], as_json: bool) -> None:
+    if other and not as_json:
+        print_table(["environment", "then", "now"], [(name, *values) for name, values in other.items()])

@@ -27,6 +27,14 @@ class Source:
     file: Path | None = None
     cells: tuple[str, ...] = ()
 
+    @property
+    def entry(self) -> str:
+        """The path of the file below the root, as its code names it; empty for a notebook."""
+        if self.file is None:
+            return ""
+        file, root = self.file.resolve(), self.root.resolve()
+        return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+
 
 def source_of(ws: Workspace, file: Path | None, cells: tuple[str, ...]) -> Source:
     """Where a recipe was declared: in `file`, whose project is found from it, or in `cells` of the workspace's project."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from velodrome.control.declaring import Declared
-from velodrome.core.digest import Digest
+from velodrome.core.digest import Digest, digest_json
 from velodrome.core.errors import Diverged, VelodromeError
 from velodrome.core.extras import load
 from velodrome.core.logging import bind
@@ -26,9 +26,9 @@ from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Spent, Stopwatch
 from velodrome.training.learners import learner_kind
-from velodrome.training.work import Fitted, RollBack, Work
+from velodrome.training.work import Fitted, Histories, RollBack, Work
 
-__all__ = ["Trained", "train"]
+__all__ = ["Assignment", "Trained", "train"]
 
 _ROLLBACKS = 10
 
@@ -54,54 +54,38 @@ def train(
     *,
     judge: Trained | None = None,
     fresh: bool = False,
+    again: Run | None = None,
     allow_missing: tuple[str, ...] = (),
 ) -> Trained:
     """The finished run of what was declared, or its refit on all rows when `judge` is given.
+
+    Args:
+        again: the run that this one reproduces.
+        allow_missing: what a checkpoint may lack (`velodrome.training.torch_state.ITEMS`).
 
     Raises:
         DataError, TrainingError, ArtifactError: the run is recorded as failed, with the reason; what is earlier stays.
     """
     key = declared.key if judge is None else declared.refit_key(judge.outcome.steps)
+    if again:
+        key = digest_json({"kind": "reproduction", "run": again.id, "key": key})
     run = None if fresh else find_by_key(ws, key)
     outcome = outcome_of(ws, run.id) if run else None
     if run and outcome:
         return Trained(run, outcome, found=True)
-    run = run or _start(ws, declared, key, judge)
-    passed_over: tuple[int, ...] = ()
+    run = run or _start(ws, declared, key, judge, again)
+    assignment = Assignment(ws, declared, run, judge, allow_missing)
     while True:
         try:
-            return Trained(run, _attempt(ws, declared, run, judge, passed_over, allow_missing), found=False)
+            return Trained(run, assignment.attempt(), found=False)
         except RollBack as wanted:
-            if len(passed_over) == _ROLLBACKS:
+            if len(assignment.passed_over) == _ROLLBACKS:
                 fail(ws, run.id, Diverged.__name__, wanted.problem)
                 raise
-            passed_over = (*passed_over, wanted.step)
+            assignment = replace(assignment, passed_over=(*assignment.passed_over, wanted.step))
 
 
-def _attempt(
-    ws: Workspace,
-    declared: Declared,
-    run: Run,
-    judge: Trained | None,
-    passed_over: tuple[int, ...],
-    allow_missing: tuple[str, ...],
-) -> Outcome:
-    attempt, watch = begin_attempt(ws, run.id), Stopwatch(ws.clock.monotonic)
-    with bind(run=run.id, attempt=attempt):
-        try:
-            return _execute(ws, declared, run, attempt, judge, watch, passed_over, allow_missing)
-        except RollBack:
-            raise
-        except Exception as error:
-            problem = error.problem if isinstance(error, VelodromeError) else str(error)
-            fail(ws, run.id, type(error).__name__, problem)
-            raise
-        finally:
-            watch.lap(Spent.OTHER)
-            _tell(ws, run.id, "run.time", {"attempt": attempt, "seconds": watch.spent()})
-
-
-def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None) -> Run:
+def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None, again: Run | None) -> Run:
     provenance = collect_provenance(ws, declared.source.root)
     ws.commit(Put(provenance))
     recipe = declared.recipe
@@ -109,86 +93,102 @@ def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None
         id=ws.new_id(),
         name=recipe.name,
         key=key,
-        type="refit" if judge else "train",
+        type="reproduction" if again else "refit" if judge else "train",
         snapshot=declared.taken.digest,
         code=declared.code.code,
+        entry=declared.source.entry,
         environment=declared.environment,
         provenance=digest_record(provenance),
         recipe=describe(recipe),
         seed=declared.seed,
         owner=recipe.owner,
         judge=judge.run.id if judge else None,
+        reproduces=again.id if again else None,
     )
     return start(ws, run)
 
 
-def _execute(
-    ws: Workspace,
-    declared: Declared,
-    run: Run,
-    attempt: int,
-    judge: Trained | None,
-    watch: Stopwatch,
-    passed_over: tuple[int, ...],
-    allow_missing: tuple[str, ...],
-) -> Outcome:
-    begun = ws.clock.monotonic()
-    rows = build_training_set(ws, declared.taken.snapshot, declared.ingredients(everything=judge is not None))
-    _check_plan(declared.recipe, rows.coding)
-    recorder = SeriesWriter(ws, run.id, attempt)
-    try:
-        fitted = load(f"learner:{learner_kind(declared.recipe.learner)}").fit(
-            replace(
-                _work(ws, declared, run, attempt, rows, recorder, judge, watch),
-                passed_over=passed_over,
-                allow_missing=allow_missing,
-            )
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A run that is to be executed: everything that its learner needs to be told."""
+
+    ws: Workspace
+    declared: Declared
+    run: Run
+    judge: Trained | None = None
+    allow_missing: tuple[str, ...] = ()
+    passed_over: tuple[int, ...] = ()
+
+    def attempt(self) -> Outcome:
+        """One more attempt, recorded whatever becomes of it."""
+        attempt, watch = begin_attempt(self.ws, self.run.id), Stopwatch(self.ws.clock.monotonic)
+        with bind(run=self.run.id, attempt=attempt):
+            try:
+                return self._execute(attempt, watch)
+            except RollBack:
+                raise
+            except Exception as error:
+                problem = error.problem if isinstance(error, VelodromeError) else str(error)
+                fail(self.ws, self.run.id, type(error).__name__, problem)
+                raise
+            finally:
+                watch.lap(Spent.OTHER)
+                _tell(self.ws, self.run.id, "run.time", {"attempt": attempt, "seconds": watch.spent()})
+
+    def rows(self) -> TrainingSet:
+        """The prepared rows that the run learns from."""
+        return build_training_set(
+            self.ws, self.declared.taken.snapshot, self.declared.ingredients(everything=self.judge is not None)
         )
-    finally:
-        recorder.close()
-    artifact = save(ws, _manifest(declared, run, rows, fitted), fitted.files)
-    outcome = Outcome(
-        run=run.id,
-        artifact=artifact,
-        steps=fitted.steps,
-        planned_steps=fitted.planned_steps,
-        rows=len(rows.train),
-        seconds=ws.clock.monotonic() - begun,
-        weights=fitted.weights,
-        history=history_digest(ws, run.id),
-        samples=fitted.samples or None,
-    )
-    finish(ws, run.id, outcome)
-    return outcome
 
+    def work(self, rows: TrainingSet, attempt: int, recorder: Histories, watch: Stopwatch) -> Work:
+        """What the learner is given."""
+        ws, declared, judge = self.ws, self.declared, self.judge
+        return Work(
+            ws=ws,
+            run=self.run.id,
+            attempt=attempt,
+            seed=declared.seed,
+            learner=declared.recipe.learner,
+            layout=rows.layout,
+            train=rows.train,
+            validation=rows.validation,
+            task=rows.coding.task,
+            classes=len(rows.coding.classes),
+            recorder=recorder,
+            watch=watch,
+            tell=partial(_tell, ws, self.run.id),
+            steps=judge.outcome.steps if judge else None,
+            planned_steps=judge.outcome.planned_steps if judge else None,
+            passed_over=self.passed_over,
+            allow_missing=self.allow_missing,
+        )
 
-def _work(
-    ws: Workspace,
-    declared: Declared,
-    run: Run,
-    attempt: int,
-    rows: TrainingSet,
-    recorder: SeriesWriter,
-    judge: Trained | None,
-    watch: Stopwatch,
-) -> Work:
-    return Work(
-        ws=ws,
-        run=run.id,
-        attempt=attempt,
-        seed=declared.seed,
-        learner=declared.recipe.learner,
-        layout=rows.layout,
-        train=rows.train,
-        validation=rows.validation,
-        task=rows.coding.task,
-        classes=len(rows.coding.classes),
-        recorder=recorder,
-        watch=watch,
-        tell=partial(_tell, ws, run.id),
-        steps=judge.outcome.steps if judge else None,
-        planned_steps=judge.outcome.planned_steps if judge else None,
-    )
+    def _execute(self, attempt: int, watch: Stopwatch) -> Outcome:
+        ws, declared, run = self.ws, self.declared, self.run
+        begun, rows = ws.clock.monotonic(), self.rows()
+        _check_plan(declared.recipe, rows.coding)
+        recorder = SeriesWriter(ws, run.id, attempt)
+        try:
+            fitted = load(f"learner:{learner_kind(declared.recipe.learner)}").fit(
+                self.work(rows, attempt, recorder, watch)
+            )
+        finally:
+            recorder.close()
+        artifact = save(ws, _manifest(declared, run, rows, fitted), fitted.files)
+        outcome = Outcome(
+            run=run.id,
+            artifact=artifact,
+            steps=fitted.steps,
+            planned_steps=fitted.planned_steps,
+            rows=len(rows.train),
+            seconds=ws.clock.monotonic() - begun,
+            weights=fitted.weights,
+            history=history_digest(ws, run.id),
+            samples=fitted.samples or None,
+        )
+        finish(ws, run.id, outcome)
+        return outcome
 
 
 def _tell(ws: Workspace, run_id: str, type_: str, body: dict[str, Any]) -> None:

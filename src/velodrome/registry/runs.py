@@ -92,12 +92,14 @@ class Run(Record, frozen=True, kw_only=True, tag="run"):
         code: tree of all its code.
         recipe: the whole recipe, or the parameters of a tracked loop, as plain JSON.
         judge: for a refit, the id of the run whose figures stand for it.
+        entry: path, in the code, of the recipe's file or script; empty for a notebook.
+        reproduces: id of the run that it does again.
     """
 
     id: str
     name: str
     key: Digest
-    type: Literal["train", "refit", "track"]
+    type: Literal["train", "refit", "track", "reproduction"]
     snapshot: Digest | None
     code: Digest
     environment: Digest
@@ -106,6 +108,8 @@ class Run(Record, frozen=True, kw_only=True, tag="run"):
     seed: int
     owner: str = ""
     judge: str | None = None
+    entry: str = ""
+    reproduces: str | None = None
 
 
 class Outcome(Record, frozen=True, kw_only=True, tag="outcome"):
@@ -221,7 +225,7 @@ def start(ws: Workspace, run: Run) -> Run:
     """
     digest, subject, key = digest_record(run), _subject(run.id), f"key:{run.key}"
     inputs = {role: getattr(run, role) for role in ("snapshot", "code", "environment", "provenance")}
-    inputs["judge"] = _subject(run.judge) if run.judge else None
+    inputs |= {role: _subject(other) for role in ("judge", "reproduces") if (other := getattr(run, role))}
     ws.commit(
         Put(run, run.name),
         Link(subject, digest, "record"),

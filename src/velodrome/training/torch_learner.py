@@ -17,6 +17,7 @@ from velodrome.core.counter import derive_seed
 from velodrome.core.digest import digest_bytes, digest_json
 from velodrome.core.errors import TrainingError
 from velodrome.core.logging import logger
+from velodrome.core.progress import Task
 from velodrome.core.units import parse_duration
 from velodrome.data.fields import as_json
 from velodrome.data.order import EpochOrder
@@ -27,7 +28,7 @@ from velodrome.training.accounting import Spent
 from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of, newest_verified, require_space
 from velodrome.training.guards import leaving_on_request, watched
 from velodrome.training.learners import Plateau, Torch
-from velodrome.training.loop import Memory, Plan, train
+from velodrome.training.loop import Memory, Plan, Saver, train
 from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
 from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
@@ -36,7 +37,7 @@ from velodrome.training.torch_state import State, StateCopy, decode_state, diges
 from velodrome.training.torch_step import Objective, Scaler
 from velodrome.training.work import Fitted, Work
 
-__all__ = ["fit", "machine"]
+__all__ = ["fit", "machine", "repeat"]
 
 _EVALUATION_ROWS = 8192
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,20 +85,8 @@ class _Training:
 
     def run(self) -> Memory:
         """Train from where the newest checkpoint is to the end; what is remembered there."""
-        work, learner = self.work, self.learner
-        memory = self._restored()
-        scaler = Scaler(learner.precision == "fp16", memory.scale, memory.good)
-        objective = Objective(
-            self.loss_of,
-            self.state.stepper.parameters,
-            seed=derive_seed(work.seed, 3),
-            watch=work.watch,
-            micro_batch=memory.micro_batch or learner.micro_batch,
-            halved=lambda step, rows: work.tell("run.micro-batch-halved", {"step": step, "rows": rows}),
-            autocast=_AUTOCAST[learner.precision],
-            scaler=scaler,
-        )
-        stall = parse_duration(learner.stall).total_seconds()
+        work, memory = self.work, self._restored()
+        stall = parse_duration(self.learner.stall).total_seconds()
         try:
             with (
                 work.ws.progress.task("train", self.plan.stop_at) as task,
@@ -106,26 +95,48 @@ class _Training:
             ):
                 task.advance(memory.step)
                 work.watch.lap(Spent.RESTART if work.attempt > 1 else Spent.START)
-                return train(
-                    self.plan,
-                    memory,
-                    module=self.module,
-                    objective=objective,
-                    stepper=self.state.stepper,
-                    batches=self.batches,
-                    evaluate=self.validation_loss,
-                    recorder=work.recorder,
-                    samples=SampleLedger(work.recorder, memory.chain),
-                    saver=self,
-                    watch=work.watch,
-                    task=task,
-                    average=self.state.average,
-                    freezer=Freezer(learner.freeze, self.module) if learner.freeze else None,
-                    asked_to_leave=asked,
-                    tell=work.tell,
-                )
+                return self._train(self.plan, memory, self, task, asked)
         finally:
             self.checkpointer.close()
+
+    def repeat(self, begin: int, steps: int) -> None:
+        """Do steps again from the checkpoint after step `begin`, and save nothing."""
+        self.checkpointer.close()
+        memory = self._put_back(self._saved(begin))
+        until = min(begin + steps, self.plan.stop_at)
+        with self.work.ws.progress.task("repeat", steps) as task:
+            self._train(msgspec.structs.replace(self.plan, stop_at=until), memory, _Unsaved(), task, lambda: False)
+
+    def _train(self, plan: Plan, memory: Memory, saver: Saver, task: Task, asked: Callable[[], bool]) -> Memory:
+        work, learner = self.work, self.learner
+        objective = Objective(
+            self.loss_of,
+            self.state.stepper.parameters,
+            seed=derive_seed(work.seed, 3),
+            watch=work.watch,
+            micro_batch=memory.micro_batch or learner.micro_batch,
+            halved=lambda step, rows: work.tell("run.micro-batch-halved", {"step": step, "rows": rows}),
+            autocast=_AUTOCAST[learner.precision],
+            scaler=Scaler(learner.precision == "fp16", memory.scale, memory.good),
+        )
+        return train(
+            plan,
+            memory,
+            module=self.module,
+            objective=objective,
+            stepper=self.state.stepper,
+            batches=self.batches,
+            evaluate=self.validation_loss,
+            recorder=work.recorder,
+            samples=SampleLedger(work.recorder, memory.chain),
+            saver=saver,
+            watch=work.watch,
+            task=task,
+            average=self.state.average,
+            freezer=Freezer(learner.freeze, self.module) if learner.freeze else None,
+            asked_to_leave=asked,
+            tell=work.tell,
+        )
 
     def due(self, step: int, now: float) -> bool:
         if step == self._new_after:
@@ -143,11 +154,7 @@ class _Training:
     def choose(self, step: int, memory: Memory) -> None:
         """Put the weights that were best into the module: those after `step`, averaged where an average is kept."""
         if step != memory.step:
-            blob = next((each.blob for each in checkpoints_of(self.work.ws, self.work.run) if each.step == step), None)
-            if blob is None:
-                raise TrainingError(f"the checkpoint of the best step {step} is gone", remedy="run again with --fresh")
-            tensors, _ = decode_state(self.work.ws.blobs.read(blob))
-            restore_weights(tensors, self.module, self.state.average)
+            restore_weights(self._saved(step)[0], self.module, self.state.average)
         if self.state.average:
             self.state.average.settle()
 
@@ -168,21 +175,44 @@ class _Training:
             total, count = total + float(value), count + float(weight)
         return total / count
 
+    def _saved(self, step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        known = checkpoints_of(self.work.ws, self.work.run)
+        blob = next((each.blob for each in known if each.step == step), None)
+        if blob is None:
+            raise TrainingError(f"the checkpoint of step {step} is gone", remedy="run again with --fresh")
+        return decode_state(self.work.ws.blobs.read(blob))
+
     def _restored(self) -> Memory:
         work = self.work
         found = newest_verified(work.ws, work.run)
         if found is None:
             return Memory(passed_over=work.passed_over)
-        checkpoint, data = found
-        tensors, facts = decode_state(data)
+        step = found[0].step
+        memory = self._put_back(decode_state(found[1]))
+        redone = resumed(work.ws, work.run, attempt=work.attempt, step=step)
+        work.watch.redo(redone > 0)
+        self._new_after = step + redone
+        return msgspec.structs.replace(memory, step=step, passed_over=(*memory.passed_over, *work.passed_over))
+
+    def _put_back(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> Memory:
+        work, (tensors, facts) = self.work, saved
         lost = self.state.restore(tensors, facts, {"order": self.order}, work.allow_missing)
         if lost:
             work.tell("run.restored-in-part", {"attempt": work.attempt, "missing": list(lost)})
-        redone = resumed(work.ws, work.run, attempt=work.attempt, step=checkpoint.step)
-        work.watch.redo(redone > 0)
-        self._new_after = checkpoint.step + redone
-        memory = msgspec.convert(facts["memory"], Memory) if "memory" not in lost else Memory(step=checkpoint.step)
-        return msgspec.structs.replace(memory, passed_over=(*memory.passed_over, *work.passed_over))
+        return Memory() if "memory" in lost else msgspec.convert(facts["memory"], Memory)
+
+
+class _Unsaved:
+    """For steps that are done again and forgotten."""
+
+    def due(self, step: int, now: float) -> bool:
+        return False
+
+    def save(self, memory: Memory) -> None:
+        return None
+
+    def wait(self) -> None:
+        return None
 
 
 def fit(work: Work) -> Fitted:
@@ -194,10 +224,6 @@ def fit(work: Work) -> Fitted:
     """
     learner = work.learner
     assert isinstance(learner, Torch)
-    seed = derive_seed(work.seed, 1) >> 1
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002 - what a user's own step may draw from
     with _settings(learner):
         module = _built(learner, work)
         training = _Training(work, learner, module)
@@ -215,6 +241,19 @@ def fit(work: Work) -> Fitted:
         weights=digest_weights(module),
         samples=memory.chain,
     )
+
+
+def repeat(work: Work, begin: int, steps: int) -> None:
+    """Do steps of a run again from its checkpoint after step `begin`; what comes of them goes to the recorder alone.
+
+    Raises:
+        TrainingError: the checkpoint is not of this training.
+    """
+    learner = work.learner
+    assert isinstance(learner, Torch)
+    with _settings(learner):
+        training = _Training(work, learner, _built(learner, work))
+        training.repeat(begin, steps)
 
 
 @contextmanager
@@ -239,6 +278,10 @@ def _require_sound(training: _Training, work: Work) -> None:
 
 
 def _built(learner: Torch, work: Work) -> torch.nn.Module:
+    seed = derive_seed(work.seed, 1) >> 1
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002 - what a user's own step may draw from
     inputs = as_json(work.layout.fields)
     try:
         module = learner.network(inputs)

@@ -58,7 +58,7 @@ class _Fused(Stepper):
     def __init__(self, groups: Sequence[_Group]) -> None:
         self._groups = [group for group in groups if group.parameters]
         self.parameters = [parameter for group in self._groups for parameter in group.parameters]
-        self._state = {
+        self._state: dict[torch.Tensor, dict[str, torch.Tensor]] = {
             parameter: {
                 name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in self._moments
             }

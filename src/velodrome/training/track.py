@@ -199,8 +199,7 @@ def _run(
         provenance=digest_record(provenance),
         recipe=_plain(params),
         seed=seed,
-        owner="",
-        judge=None,
+        entry=file.name if file else "",
     )
     return start(ws, run)
 

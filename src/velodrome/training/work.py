@@ -6,7 +6,7 @@ equal weights; a `fit` that was killed and is called again with the same run goe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,19 @@ import numpy.typing as npt
 from velodrome.core.digest import Digest
 from velodrome.core.errors import Diverged
 from velodrome.data.layout import Layout
-from velodrome.registry.series import SeriesWriter
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import Learner
 
-__all__ = ["Fitted", "RollBack", "Work"]
+__all__ = ["Fitted", "Histories", "RollBack", "Work"]
+
+
+class Histories(Protocol):
+    """What keeps the histories of a run."""
+
+    def log(self, step: int, /, **values: float) -> None: ...
+
+    def flush(self) -> bool: ...
 
 
 class RollBack(Diverged):
@@ -57,7 +64,7 @@ class Work:
     validation: npt.NDArray[np.uint32]
     task: str
     classes: int
-    recorder: SeriesWriter
+    recorder: Histories
     watch: Stopwatch
     tell: Callable[[str, dict[str, Any]], None]
     steps: int | None = None

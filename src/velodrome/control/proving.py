@@ -1,0 +1,248 @@
+"""Was it really so? A run's steps, or all of it, done again from its record alone, and compared bit by bit.
+
+Nothing of the present project is used: the code comes from the run's own tree, the rows from its snapshot, the seed and the
+settings from its record. `prove` restores a checkpoint and does some steps again; `reproduce` does the whole run again, as a run
+of its own that points at the first. What another environment does is another question, so a different one is named, and used
+only on request.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from velodrome.control.declaring import Declared, Source, declare
+from velodrome.control.loading import load_recipe, override
+from velodrome.control.training import Assignment, Trained, train
+from velodrome.core.errors import ConfigurationError, IntegrityError, NotFound
+from velodrome.core.extras import load
+from velodrome.core.values import describe
+from velodrome.data.snapshots import Snapshot, Taken
+from velodrome.registry.differences import flatten
+from velodrome.registry.environment import Environment
+from velodrome.registry.runs import Run, get_run, outcome_of
+from velodrome.registry.series import read_histories
+from velodrome.store.files import within, write_atomic
+from velodrome.store.ledger import read_record
+from velodrome.store.trees import read_tree
+from velodrome.store.workspace import Workspace
+from velodrome.training.accounting import Stopwatch
+from velodrome.training.checkpoints import Checkpoint, checkpoints_of
+from velodrome.training.learners import learner_kind
+
+__all__ = ["Proof", "Reproduction", "prove", "reproduce"]
+
+_COMPARED = ("loss", "gradient_norm", "lr", "step_digest")
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What doing steps again said.
+
+    Attributes:
+        checkpoint: the step whose state they began from; steps: how many were done again.
+        differs: the first step that came out differently, with what it was and what it is now; None: all are equal.
+        environment: what is another here than it was, by name: (then, now).
+    """
+
+    run: str
+    checkpoint: int
+    steps: int
+    differs: int | None
+    then: dict[str, float]
+    now: dict[str, float]
+    environment: dict[str, tuple[Any, Any]]
+
+    @property
+    def holds(self) -> bool:
+        return self.differs is None
+
+
+class Reproduction(msgspec.Struct, frozen=True, kw_only=True):
+    """What doing a whole run again said.
+
+    Attributes:
+        by: id of the run that did; None where another environment stopped it before.
+        differs: what is not the same: "weights", "history", "samples", "steps".
+        first: the first step whose figures differ.
+        environment: what is another here than it was, by name: (then, now).
+    """
+
+    run: str
+    by: str | None
+    differs: tuple[str, ...]
+    first: int | None
+    environment: dict[str, tuple[Any, Any]]
+
+    @property
+    def identical(self) -> bool:
+        return self.by is not None and not self.differs
+
+
+def prove(ws: Workspace, reference: str, *, steps: int = 20, checkpoint: int | None = None) -> Proof:
+    """Do `steps` steps of a run again, from its newest checkpoint before them, and compare each with the record.
+
+    Args:
+        checkpoint: the step of the checkpoint to begin from; None: the oldest that is kept and is followed by a step.
+
+    Raises:
+        NotFound: no such run, or no checkpoint. ConfigurationError: the run's record does not lead to a recipe.
+    """
+    run = get_run(ws, reference)
+    recorded = {
+        name: dict(zip(each.steps.tolist(), each.values.tolist(), strict=True)) for name, each in _values(ws, run)
+    }
+    begin = _chosen(ws, run, checkpoint, max(recorded.get("loss", {0: 0.0})))
+    with _declared(ws, run) as declared:
+        assignment = Assignment(ws, declared, run, _judge(ws, run))
+        watch, kept = Stopwatch(ws.clock.monotonic), _Kept()
+        work = assignment.work(assignment.rows(), 0, kept, watch)
+        load(f"learner:{learner_kind(declared.recipe.learner)}").repeat(work, begin.step, steps)
+    differs = _first_difference(kept.values, recorded)
+    return Proof(
+        run=run.id,
+        checkpoint=begin.step,
+        steps=len(kept.values),
+        differs=differs,
+        then={name: recorded[name][differs] for name in _COMPARED if differs in recorded.get(name, {})}
+        if differs
+        else {},
+        now=kept.values.get(differs, {}) if differs else {},
+        environment=_other_environment(ws, run, declared),
+    )
+
+
+def reproduce(ws: Workspace, reference: str, *, anyway: bool = False) -> Reproduction:
+    """Do the whole run again, as a run of its own, and say whether the result is the same.
+
+    A reproduction that was killed is finished; one that is finished is not done once more.
+
+    Args:
+        anyway: also in another environment, where equal bits cannot be expected.
+
+    Raises:
+        NotFound: no such run. StateError, ConfigurationError: it is not finished, or its record does not lead to a recipe.
+    """
+    run = get_run(ws, reference)
+    outcome = outcome_of(ws, run.id)
+    if outcome is None:
+        raise ConfigurationError(
+            "only a finished run can be reproduced", received=run.id, remedy="finish it: run it again"
+        )
+    with _declared(ws, run) as declared:
+        other = _other_environment(ws, run, declared)
+        if other and not anyway:
+            return Reproduction(run=run.id, by=None, differs=(), first=None, environment=other)
+        done = train(ws, declared, judge=_judge(ws, run), again=run)
+    fields = ("weights", "history", "samples", "steps")
+    differs = tuple(name for name in fields if getattr(done.outcome, name) != getattr(outcome, name))
+    return Reproduction(
+        run=run.id,
+        by=done.run.id,
+        differs=differs,
+        first=_first_of(ws, run, done.run) if differs else None,
+        environment=other,
+    )
+
+
+class _Kept:
+    """Histories that are compared and forgotten."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, dict[str, float]] = {}
+
+    def log(self, step: int, /, **values: float) -> None:
+        self.values.setdefault(step, {}).update(values)
+
+    def flush(self) -> bool:
+        return True
+
+
+@contextmanager
+def _declared(ws: Workspace, run: Run) -> Iterator[Declared]:
+    """What the run was made from, with its code laid out in a folder that lasts as long as the block."""
+    if not run.entry or run.type == "track" or run.snapshot is None:
+        raise ConfigurationError(
+            f"the run {run.id} is of a script or notebook, which velodrome does not execute",
+            remedy="run it again yourself, and compare: velodrome runs compare",
+        )
+    with tempfile.TemporaryDirectory(prefix="velodrome-") as folder:
+        root = Path(folder).resolve()
+        for path, leaf in read_tree(ws.blobs, run.code).items():
+            write_atomic(within(root, path), ws.blobs.read(leaf.digest))
+        (root / "velodrome.toml").touch()
+        file = root / run.entry
+        recipe = override(load_recipe(file), _changed(describe(load_recipe(file)), run.recipe))
+        if describe(recipe) != run.recipe:
+            raise IntegrityError(
+                "the run's code does not declare its recipe", received=run.id, remedy="velodrome doctor"
+            )
+        taken = Taken(run.snapshot, read_record(ws.ledger, run.snapshot, Snapshot), 0, 0)
+        yield declare(ws, recipe, Source(root, file), run.seed, taken=taken)
+
+
+def _changed(declared: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given beside the recipe, by dotted name."""
+    before, after = flatten(declared), flatten(recorded)
+    return {name: value for name, value in after.items() if before.get(name, value) != value or name not in before}
+
+
+def _judge(ws: Workspace, run: Run) -> Trained | None:
+    if run.judge is None:
+        return None
+    outcome = outcome_of(ws, run.judge)
+    assert outcome is not None
+    return Trained(get_run(ws, run.judge), outcome, found=True)
+
+
+def _chosen(ws: Workspace, run: Run, step: int | None, last: int) -> Checkpoint:
+    known = checkpoints_of(ws, run.id)
+    found = [each for each in known if (each.step == step if step is not None else each.step < last)]
+    if not found:
+        steps = ", ".join(str(each.step) for each in known)
+        raise NotFound(
+            f"the run {run.id} has no {'such checkpoint' if step is not None else 'checkpoint that a step follows'}",
+            received=step,
+            remedy=f"kept are those of steps {steps}" if steps else "none is kept: reproduce the whole run instead",
+        )
+    return found[0]
+
+
+def _values(ws: Workspace, run: Run) -> list[tuple[str, Any]]:
+    return [(name, series) for name, series in read_histories(ws, run.id).items() if name in _COMPARED]
+
+
+def _first_difference(now: Mapping[int, Mapping[str, float]], then: Mapping[str, Mapping[int, float]]) -> int | None:
+    for step in sorted(now):
+        for name in _COMPARED:
+            if name in now[step] and not _same(now[step][name], then.get(name, {}).get(step)):
+                return step
+    return None
+
+
+def _first_of(ws: Workspace, run: Run, other: Run) -> int | None:
+    then = {name: dict(zip(each.steps.tolist(), each.values.tolist(), strict=True)) for name, each in _values(ws, run)}
+    now: dict[int, dict[str, float]] = {}
+    for name, series in _values(ws, other):
+        for step, value in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+            now.setdefault(step, {})[name] = value
+    return _first_difference(now, then)
+
+
+def _same(one: float, other: float | None) -> bool:
+    return other is not None and (one == other or (math.isnan(one) and math.isnan(other)))
+
+
+def _other_environment(ws: Workspace, run: Run, declared: Declared) -> dict[str, tuple[Any, Any]]:
+    then, now = (
+        flatten(msgspec.to_builtins(read_record(ws.ledger, digest, Environment)))
+        for digest in (run.environment, declared.environment)
+    )
+    return {
+        name: (then.get(name), now.get(name))
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    }
