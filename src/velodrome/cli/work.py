@@ -42,7 +42,12 @@ def run(
         list[str] | None, typer.Option("--set", help="PATH=VALUE, for example learner.optimizer.lr=1e-3.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:1; else as configured.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again even if the same run is recorded.")] = False,
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option("--allow-missing", help="Go on from a checkpoint that lacks this: it is not reproducible then."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Data, checks, training, evaluation, gates, approval: all of a recipe, or what of it is not done yet."""
@@ -55,7 +60,15 @@ def run(
 
     with open_workspace() as ws:
         declared = override(load_recipe(recipe), parse_overrides(settings or []))
-        result = run_recipe(ws.reporting_to(reporter(as_json)), declared, file=recipe, seed=seed, fresh=fresh)
+        using = ws.on_device(device) if device else ws
+        result = run_recipe(
+            using.reporting_to(reporter(as_json)),
+            declared,
+            file=recipe,
+            seed=seed,
+            fresh=fresh,
+            allow_missing=tuple(allow_missing or ()),
+        )
         if as_json:
             print_json(result)
         else:

@@ -96,8 +96,9 @@ def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: 
 def _environment(ws: Workspace, recipe: Recipe) -> Environment:
     learner = recipe.learner
     library = "torch" if isinstance(learner, Torch) else _distribution(type(learner.estimator).__module__)
-    capability, threads = load(f"learner:{learner_kind(learner)}").machine(ws.config.threads)
-    return describe_environment((library,), device="cpu", capability=capability, threads=threads)
+    machine = load(f"learner:{learner_kind(learner)}").machine
+    device, capability, threads = machine(ws.config.threads, ws.config.device)
+    return describe_environment((library,), device=device, capability=capability, threads=threads)
 
 
 def _distribution(module: str) -> str:

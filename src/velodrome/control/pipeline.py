@@ -109,25 +109,28 @@ def run(
     cells: tuple[str, ...] = (),
     seed: int = 0,
     fresh: bool = False,
+    allow_missing: tuple[str, ...] = (),
 ) -> Result:
     """Do what the recipe says, or what of it is not done yet.
 
     Args:
         file: the recipe's file; its project's modules are part of what the run is named by. In a notebook `cells` instead.
         fresh: train again although the same run is recorded.
+        allow_missing: what a checkpoint that is restored may lack; the run is then recorded as restored in part.
 
     Raises:
         RunHeld: another process executes the same run.
         VelodromeError: see docs/errors.md; nothing earlier is touched.
     """
-    return execute(ws, declare(ws, recipe, source_of(ws, file, cells), seed), fresh=fresh)
+    declared = declare(ws, recipe, source_of(ws, file, cells), seed)
+    return execute(ws, declared, fresh=fresh, allow_missing=allow_missing)
 
 
-def execute(ws: Workspace, declared: Declared, *, fresh: bool = False) -> Result:
+def execute(ws: Workspace, declared: Declared, *, fresh: bool = False, allow_missing: tuple[str, ...] = ()) -> Result:
     """Everything after the declaration. Raises as `run`."""
     begun = ws.clock.monotonic()
     with hold(ws.lock(f"run-{declared.key}"), ws.holder):
-        judge = train(ws, declared, fresh=fresh)
+        judge = train(ws, declared, fresh=fresh, allow_missing=allow_missing)
         known = settlement_of(ws, judge.run.id)
         done = known is not None and known.settled and known.terms == _terms(declared.recipe)
         decision = known if known and done else _decide(ws, declared, judge, known, fresh)

@@ -153,6 +153,7 @@ class Assignment:
             layout=rows.layout,
             train=rows.train,
             validation=rows.validation,
+            device=ws.config.device,
             task=rows.coding.task,
             classes=len(rows.coding.classes),
             recorder=recorder,

@@ -43,6 +43,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Name that events carry; empty means the name of the operating system's user."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept for a run, beside its best."""
+    device: str = "cpu"
+    """What networks are trained on: cpu, cuda, or cuda:1 and so on."""
     threads: int = 0
     """Threads that a training computes with, which its bits depend on; 0 means as many as its libraries choose."""
 

@@ -1,24 +1,31 @@
-"""Batches as tensors: rows gathered from memory-mapped blocks (or arrays in memory), handed out by field name.
+"""Batches as tensors: rows gathered from memory-mapped blocks, arrays in memory or data of one's own, by field name.
 
 Small batches are gathered several at once, each block into fresh memory, and the fields of a batch are views of it: nothing
-that a step keeps is overwritten by a later one, but it keeps its whole gather alive. There are no worker processes: the
-gather is memory-bound, and a process would only add a copy.
+that a step keeps is overwritten by a later one, but it keeps its whole gather alive. Augmentation changes the gathered rows
+in place. Gathers may be made ahead in threads; what they are does not depend on it (`velodrome.data.loader`).
 The last bits of a matrix product may depend on where in memory its operands begin. So the memory begins at a multiple of 64
 bytes, and gathers begin at multiples of a fixed number of steps: a resumed run finds each batch where the first one did.
+What data of one's own answers with is copied for the same reason, and since it may use its memory again.
 Cost: a few µs beyond the bare copy for a small batch, the gather's own speed for a large one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from velodrome.core.errors import DataError
+from velodrome.data.augmentation import Augmentation, augment, counters
 from velodrome.data.layout import CODES, NUMBERS, Layout, Place, places
+from velodrome.data.loader import prefetched
 from velodrome.data.order import EpochOrder
+from velodrome.data.own import OwnData
 
 __all__ = ["Batch", "TensorBatches"]
 
@@ -28,87 +35,207 @@ Batch: TypeAlias = tuple[NDArray[np.uint32], dict[str, torch.Tensor], torch.Tens
 _TOGETHER_BATCHES, _TOGETHER_BYTES = 64, 1 << 21
 """Most of what is gathered at once: enough to pay a gather's fixed cost once, little enough to stay in the cache."""
 
-_Cut: TypeAlias = Callable[[torch.Tensor], Iterable[torch.Tensor]]
+_Group: TypeAlias = list[tuple[int, NDArray[np.uint32]]]
+"""Step and ids of each batch of a gather."""
 
 
 class TensorBatches:
     """Prepared rows as batches of tensors.
 
     Args:
-        source: a layout, or arrays by input name, each (rows, ...).
+        source: a layout, arrays by input name, each (rows, ...), or data of one's own.
         order: of ids below the number of rows.
-        target: (rows,); a layout brings its own.
+        target: (rows, ...); a layout and data of one's own bring theirs.
+        augment: what is done to the inputs, in this order.
+        seed: of the augmentation.
+        workers: threads that prepare batches ahead; 0: each is prepared when it is taken.
 
     Raises:
         DataError: no target, arrays of different lengths, or ids beyond the rows.
+        RecipeError: an augmentation that does not fit the inputs.
     """
 
     def __init__(
-        self, source: Layout | Mapping[str, NDArray[Any]], order: EpochOrder, target: NDArray[Any] | None = None
+        self,
+        source: Layout | Mapping[str, NDArray[Any]] | OwnData,
+        order: EpochOrder,
+        target: NDArray[Any] | None = None,
+        *,
+        augment: Sequence[Augmentation] = (),
+        seed: int = 0,
+        workers: int = 0,
     ) -> None:
-        self._order = order
-        self._blocks = (
-            _layout_blocks(source)
-            if isinstance(source, Layout)
-            else [(array, (name,), _whole) for name, array in source.items()]
-        )
-        chosen = source.target if isinstance(source, Layout) and target is None else target
-        if chosen is None:
-            raise DataError("batches need a target", remedy="TensorBatches(arrays, order, target=...)")
-        self._target = chosen
-        if {len(array) for array, _, _ in self._blocks} - {len(chosen)} or order.largest >= len(chosen):
-            lengths = ", ".join(str(len(array)) for array, _, _ in self._blocks)
+        self._order, self._augment, self._seed, self._workers = order, tuple(augment), seed, workers
+        self._source = _Asked(source) if isinstance(source, OwnData) else _Stored(source, target)
+        if order.largest >= self._source.rows:
             raise DataError(
-                f"inputs, target and order are of the same rows: the target has {len(chosen)}",
-                received=f"inputs of {lengths} rows, ids up to {order.largest}",
+                "an order and its source are of the same rows",
+                received=f"ids up to {order.largest} of {self._source.rows} rows",
             )
+        self._together = self._source.together(order.batch)
+        self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
+        if self._augment:
+            self._change(self._source.none(), [])  # refuses now what would not fit later
 
     @property
     def steps_per_epoch(self) -> int:
         return self._order.steps_per_epoch
 
-    def batches_from(self, step: int) -> Iterator[Batch]:
-        """The batches from a global step on, epoch after epoch without end."""
-        together = self._together()
-        order = self._order.batches_from(step - step % together)
-        gathers = (self._gather([ids for _, ids in islice(order, together)]) for _ in count())
-        return islice(chain.from_iterable(gathers), step % together, None)
+    def batches_from(self, step: int) -> Generator[Batch, None, None]:
+        """The batches from a global step on, epoch after epoch without end.
 
-    def _together(self) -> int:
+        Closing it, or dropping it, ends its threads.
+
+        Raises:
+            SourceError, DataError: where data of one's own fails, at the batch that it fails for.
+        """
+        stream = self._stream(step)
+        self._open.add(stream)
+        return stream
+
+    def close(self) -> None:
+        """End the threads of all that `batches_from` handed out, which gives no further batch."""
+        for stream in list(self._open):
+            stream.close()
+
+    def _stream(self, step: int) -> Generator[Batch, None, None]:
+        skipped = step % self._together
+        with closing(self._order.batches_from(step - skipped)) as order:
+            groups = (list(islice(order, self._together)) for _ in count())
+            if not self._workers:
+                yield from islice(chain.from_iterable(map(self._gather, groups)), skipped, None)
+                return
+            with closing(prefetched(lambda group: list(self._gather(group)), groups, self._workers)) as gathers:
+                yield from islice(chain.from_iterable(gathers), skipped, None)
+
+    def _gather(self, group: _Group) -> Iterator[Batch]:
+        ids = [each for _, each in group]
+        rows = self._source.gather(np.concatenate(ids).astype(np.intp))
+        if self._augment:
+            self._change(rows, group)
+        for each, (inputs, target) in zip(ids, rows.split([len(each) for each in ids]), strict=True):
+            yield each, inputs, target
+
+    def _change(self, rows: "_Rows", group: _Group) -> None:
+        drawn = [counters(self._order.epoch_of(step), ids) for step, ids in group]
+        augment(self._augment, rows.arrays(), np.concatenate([np.empty(0, np.uint64), *drawn]), self._seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The fields that lie in one block of memory: their names, and how a block is cut into them without a copy."""
+
+    names: tuple[str, ...]
+    tensors: Callable[[torch.Tensor], Iterable[torch.Tensor]]
+    arrays: Callable[[NDArray[Any]], Iterable[NDArray[Any]]]
+
+
+def _whole(name: str) -> _Part:
+    return _Part((name,), lambda block: (block,), lambda block: (block,))
+
+
+def _columns(held: Sequence[Place]) -> _Part:
+    names, single = tuple(place.field.name for place in held), not any(place.field.shape for place in held)
+    return _Part(
+        names,
+        # One call for a block of single columns costs what one slice does.
+        (lambda block: block.unbind(1)) if single else (lambda block: [place.of(block) for place in held]),
+        lambda block: [place.of(block) for place in held],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows in memory of their own: a tensor for each part, and the target."""
+
+    parts: Sequence[_Part]
+    blocks: Sequence[torch.Tensor]
+    target: torch.Tensor
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields as arrays that share the tensors' memory."""
+        fields = [part.arrays(block.numpy()) for part, block in zip(self.parts, self.blocks, strict=True)]
+        return dict(zip(_names(self.parts), chain.from_iterable(fields), strict=True))
+
+    def split(self, lengths: list[int]) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        """Inputs by name and target of one batch after the other, as views."""
+        names, cuts = _names(self.parts), [part.tensors for part in self.parts]
+        blocks = [block.split_with_sizes(lengths) for block in self.blocks]
+        for target, *pieces in zip(self.target.split_with_sizes(lengths), *blocks, strict=True):
+            fields = chain.from_iterable(cut(piece) for cut, piece in zip(cuts, pieces, strict=True))
+            yield dict(zip(names, fields, strict=True)), target
+
+
+class _Stored:
+    """A source of arrays that are gathered from."""
+
+    def __init__(self, source: Layout | Mapping[str, NDArray[Any]], target: NDArray[Any] | None) -> None:
+        arrays = _layout_parts(source) if isinstance(source, Layout) else [(_whole(n), a) for n, a in source.items()]
+        self._parts, self._arrays = [part for part, _ in arrays], [array for _, array in arrays]
+        chosen = source.target if isinstance(source, Layout) and target is None else target
+        if chosen is None:
+            raise DataError("batches need a target", remedy="TensorBatches(arrays, order, target=...)")
+        self._target, self.rows = chosen, len(chosen)
+        if {len(array) for array in self._arrays} - {self.rows}:
+            raise DataError(
+                f"inputs and target are of the same rows: the target has {self.rows}",
+                received=f"inputs of {', '.join(str(len(array)) for array in self._arrays)} rows",
+            )
+
+    def together(self, batch: int) -> int:
         """How many batches are gathered at once."""
-        row = sum(array[:1].nbytes for array, _, _ in self._blocks)
-        return max(1, min(_TOGETHER_BATCHES, _TOGETHER_BYTES // max(1, row * self._order.batch)))
+        row = sum(array[:1].nbytes for array in self._arrays)
+        return max(1, min(_TOGETHER_BATCHES, _TOGETHER_BYTES // max(1, row * batch)))
 
-    def _gather(self, ids: list[NDArray[np.uint32]]) -> Iterator[Batch]:
-        index, lengths = np.concatenate(ids).astype(np.intp), [len(each) for each in ids]
-        names = [name for _, names, _ in self._blocks for name in names]
-        cuts = [cut for _, _, cut in self._blocks]
-        blocks = [_gathered(array, index).split_with_sizes(lengths) for array, _, _ in self._blocks]
-        targets = _gathered(self._target, index).split_with_sizes(lengths)
-        for each, target, *parts in zip(ids, targets, *blocks, strict=True):
-            fields = chain.from_iterable(cut(part) for cut, part in zip(cuts, parts, strict=True))
-            yield each, dict(zip(names, fields, strict=True)), target
+    def gather(self, index: NDArray[np.intp]) -> _Rows:
+        return _Rows(self._parts, [_gathered(array, index) for array in self._arrays], _gathered(self._target, index))
+
+    def none(self) -> _Rows:
+        return self.gather(np.empty(0, np.intp))
 
 
-def _layout_blocks(layout: Layout) -> list[tuple[NDArray[Any], tuple[str, ...], _Cut]]:
+class _Asked:
+    """A source of one's own, asked for one batch at a time, so that an error belongs to its batch."""
+
+    def __init__(self, data: OwnData) -> None:
+        self._data, self.rows = data, data.rows
+        self._parts = [_whole(field.name) for field in data.fields]
+
+    def together(self, batch: int) -> int:
+        return 1
+
+    def gather(self, index: NDArray[np.intp]) -> _Rows:
+        inputs, target = self._data.take(index)
+        return _Rows(self._parts, [_copied(values) for values in inputs.values()], _copied(target))
+
+    def none(self) -> _Rows:
+        blocks = [_copied(np.empty((0, *field.shape), field.dtype)) for field in self._data.fields]
+        return _Rows(self._parts, blocks, torch.empty(0))
+
+
+def _layout_parts(layout: Layout) -> list[tuple[_Part, NDArray[Any]]]:
     where = places(layout.fields)
-    blocks = [(layout.arrays[name], [place for place in where if place.block == name]) for name in (NUMBERS, CODES)]
-    return [(array, tuple(place.field.name for place in held), _cutter(held)) for array, held in blocks if held]
+    blocks = [([place for place in where if place.block == name], layout.arrays[name]) for name in (NUMBERS, CODES)]
+    return [(_columns(held), array) for held, array in blocks if held]
 
 
-def _cutter(held: Sequence[Place]) -> _Cut:
-    # One call for a block of single columns costs what one slice does.
-    if any(place.field.shape for place in held):
-        return lambda block: [place.of(block) for place in held]
-    return lambda block: block.unbind(1)
-
-
-def _whole(block: torch.Tensor) -> Iterable[torch.Tensor]:
-    return (block,)
+def _names(parts: Sequence[_Part]) -> list[str]:
+    return [name for part in parts for name in part.names]
 
 
 def _gathered(array: NDArray[Any], index: NDArray[np.intp]) -> torch.Tensor:
-    rows = torch.from_numpy(np.empty(0, array.dtype)).new_empty((len(index), *array.shape[1:]))
+    rows = _fresh(len(index), array)
     # The ids are known to be in range; "clip" spares numpy the check and the buffer that it would need to raise.
     array.take(index, axis=0, out=rows.numpy(), mode="clip")
     return rows
+
+
+def _copied(array: NDArray[Any]) -> torch.Tensor:
+    rows = _fresh(len(array), array)
+    rows.numpy()[...] = array
+    return rows
+
+
+def _fresh(rows: int, like: NDArray[Any]) -> torch.Tensor:
+    """Memory of torch's own, which begins at a multiple of 64 bytes, for rows like those of an array."""
+    return torch.from_numpy(np.empty(0, like.dtype)).new_empty((rows, *like.shape[1:]))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from velodrome.core.clock import Clock, SystemClock
 from velodrome.core.config import Config
 from velodrome.core.ids import IdFactory
@@ -62,6 +64,9 @@ class Workspace:
 
     def acting_as(self, actor: str) -> Self:
         return replace(self, actor=actor)
+
+    def on_device(self, device: str) -> Self:
+        return replace(self, config=msgspec.structs.replace(self.config, device=device))
 
     def reporting_to(self, progress: Progress) -> Self:
         return replace(self, progress=progress)

@@ -23,17 +23,22 @@ from velodrome.training.work import Fitted, Work
 __all__ = ["fit", "machine"]
 
 
-def machine(threads: int = 0) -> tuple[str, int]:
+def machine(threads: int = 0, device: str = "cpu") -> tuple[str, str, int]:
     """What the bits of a fit depend on beside the versions: the kernels that BLAS chose, and how many threads it uses.
 
     Args:
         threads: how many this process computes with from now on; 0: as many as the libraries chose.
+        device: scikit-learn computes on the CPU whatever it is.
+
+    Returns:
+        The device, what it is capable of, and the threads.
     """
     if threads:
         threadpoolctl.threadpool_limits(threads)
     pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     kernels = sorted({f"{pool['internal_api']}:{pool.get('architecture') or platform.machine()}" for pool in pools})
-    return ",".join(kernels) or platform.machine(), max((int(pool["num_threads"]) for pool in pools), default=1)
+    most = max((int(pool["num_threads"]) for pool in pools), default=1)
+    return "cpu", ",".join(kernels) or platform.machine(), most
 
 
 def fit(work: Work) -> Fitted:

@@ -15,13 +15,13 @@ import torch
 
 from velodrome.core.counter import derive_seed
 from velodrome.core.digest import digest_bytes, digest_json
-from velodrome.core.errors import TrainingError
+from velodrome.core.errors import ConfigurationError, TrainingError
 from velodrome.core.logging import logger
 from velodrome.core.progress import Task
 from velodrome.core.units import parse_duration
 from velodrome.data.fields import as_json
 from velodrome.data.order import EpochOrder
-from velodrome.data.torch import TensorBatches
+from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
 from velodrome.registry.runs import resumed
 from velodrome.training.accounting import Spent
@@ -43,15 +43,42 @@ _EVALUATION_ROWS = 8192
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def machine(threads: int = 0) -> tuple[str, int]:
+def machine(threads: int = 0, device: str = "cpu") -> tuple[str, str, int]:
     """What the bits of a training depend on beside the versions: the CPU capability torch chose, and its threads.
 
     Args:
         threads: how many this process computes with from now on; 0: as many as torch chose.
+        device: "cpu", or "cuda" with or without a number.
+
+    Returns:
+        The device as its maker calls it, what it and the CPU are capable of, and the threads.
+
+    Raises:
+        ConfigurationError: there is no such device here.
     """
     if threads:
         torch.set_num_threads(threads)
-    return f"aten:{torch.backends.cpu.get_cpu_capability()}", torch.get_num_threads()
+    capability, name = f"aten:{torch.backends.cpu.get_cpu_capability()}", "cpu"
+    if device != "cpu":
+        at = _require_device(device)
+        name = f"cuda: {torch.cuda.get_device_name(at)}"
+        capability += f", sm_{''.join(map(str, torch.cuda.get_device_capability(at)))}, cuda {torch.version.cuda}"
+    return name, capability, torch.get_num_threads()
+
+
+def _require_device(device: str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    count = torch.cuda.device_count()
+    if found.type != "cuda" or (found.index or 0) >= count:
+        raise ConfigurationError(
+            "there is no such device here",
+            received=device,
+            remedy="known: cpu" + "".join(f", cuda:{index}" for index in range(count)),
+        )
+    return found
 
 
 class _Training:
@@ -59,6 +86,7 @@ class _Training:
 
     def __init__(self, work: Work, learner: Torch, module: torch.nn.Module) -> None:
         self.work, self.learner, self.module = work, learner, module
+        self.device = torch.device(work.device)
         self.name = loss_name(learner.loss, work.task)
         stepper = make_stepper(learner.optimizer, module, learner.rates)
         average = Average(learner.ema, stepper.parameters) if learner.ema else None
@@ -67,7 +95,7 @@ class _Training:
         self.order = digest_json(
             {"rows": digest_bytes(work.train.tobytes()), "batch": learner.batch, "seed": work.seed}
         )
-        self.batches = TensorBatches(work.layout, order)
+        self.batches = _Moved(TensorBatches(work.layout, order), self.device)
         self.plan = _plan(learner, work, self.batches.steps_per_epoch)
         self._computed = torch.compile(module) if learner.compile else module
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
@@ -169,8 +197,8 @@ class _Training:
         work, total, count = self.work, 0.0, 0.0
         for start in range(0, len(work.validation), _EVALUATION_ROWS):
             ids = work.validation[start : start + _EVALUATION_ROWS]
-            inputs = {name: torch.from_numpy(values) for name, values in work.layout.take(ids).items()}
-            loss = self.loss_of(inputs, torch.from_numpy(work.layout.target[ids]))
+            inputs = {name: torch.from_numpy(values).to(self.device) for name, values in work.layout.take(ids).items()}
+            loss = self.loss_of(inputs, torch.from_numpy(work.layout.target[ids]).to(self.device))
             value, weight = loss if isinstance(loss, tuple) else (loss * len(ids), len(ids))
             total, count = total + float(value), count + float(weight)
         return total / count
@@ -202,6 +230,23 @@ class _Training:
         return Memory() if "memory" in lost else msgspec.convert(facts["memory"], Memory)
 
 
+class _Moved:
+    """Batches on the device that they are learned from on."""
+
+    def __init__(self, batches: TensorBatches, device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self.steps_per_epoch = batches.steps_per_epoch
+
+    def batches_from(self, step: int) -> Iterator[Batch]:
+        batches = self._batches.batches_from(step)
+        if self._device.type == "cpu":
+            return batches
+        return (
+            (ids, {name: each.to(self._device) for name, each in inputs.items()}, target.to(self._device))
+            for ids, inputs, target in batches
+        )
+
+
 class _Unsaved:
     """For steps that are done again and forgotten."""
 
@@ -231,6 +276,7 @@ def fit(work: Work) -> Fitted:
         memory = training.run()
         chosen = memory.best_step if memory.best is not None else memory.step
         training.choose(chosen, memory)
+        module.to("cpu")
         exported = export(module, _example(work), activation=ACTIVATIONS[training.name])
     return Fitted(
         family="torch",
@@ -294,6 +340,7 @@ def _built(learner: Torch, work: Work) -> torch.nn.Module:
         ) from error
     if not isinstance(module, torch.nn.Module):
         raise TrainingError("the network's function returns a torch.nn.Module", received=f"{module!r}")
+    module = module.to(work.device)
     return module.to(memory_format=torch.channels_last) if learner.channels_last else module  # type: ignore[call-overload]
 
 

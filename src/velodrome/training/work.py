@@ -45,6 +45,7 @@ class Work:
         run, attempt: whose checkpoints and series these are.
         layout: the prepared rows; `layout.take(ids)` gives inputs by name, `layout.target` the label codes or values.
         train, validation: row ids of the layout, uint32; validation may be empty.
+        device: "cpu", or "cuda" with or without a number.
         task, classes: "binary", "multiclass" or "regression", and how many classes.
         steps: for a refit, the steps that the judged run chose; None: the learner decides.
         planned_steps: for a refit, the length of the schedule of the judged run.
@@ -62,6 +63,7 @@ class Work:
     layout: Layout
     train: npt.NDArray[np.uint32]
     validation: npt.NDArray[np.uint32]
+    device: str
     task: str
     classes: int
     recorder: Histories
