@@ -92,3 +92,17 @@ def test_rows_beyond_a_block_are_shuffled_in_blocks_and_blocks_among_themselves(
 def test_an_order_of_nothing_is_refused(rows: int | list[int], batch: int) -> None:
     with pytest.raises(DataError, match="between 1 and"):
         EpochOrder(rows, batch, seed=0)
+
+
+def test_a_batch_larger_than_the_rows_is_an_epoch() -> None:
+    order = EpochOrder(5, 64, seed=1)
+    assert order.steps_per_epoch == 1
+    assert [sorted(ids) for _, ids in taken(order.batches_from(0), 3)] == [[0, 1, 2, 3, 4]] * 3
+
+
+@given(order=ORDERS, epoch=st.integers(0, 2**32))
+def test_steps_and_epochs_are_counted_through(order: EpochOrder, epoch: int) -> None:
+    first = order.first_step(epoch)
+    assert first == epoch * order.steps_per_epoch
+    assert [order.epoch_of(first), order.epoch_of(first + order.steps_per_epoch - 1)] == [epoch, epoch]
+    assert order.rows_in(epoch) == order.rows

@@ -81,10 +81,14 @@ def test_a_save_that_fails_is_raised_by_the_next_call(ws: Workspace) -> None:
 
     checkpointer.save(1, lambda: broken)
     with pytest.raises(StorageError, match="no space left"):
-        while not checkpointer.due(2, 0.0):
-            pass
+        _until_due(checkpointer)
     checkpointer.close()
     assert _steps(ws) == []
+
+
+def _until_due(checkpointer: Checkpointer) -> None:
+    while not checkpointer.due(2, 0.0):
+        pass
 
 
 def test_histories_are_durable_before_the_checkpoint_is_recorded(ws: Workspace) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from velodrome.core.errors import ConfigurationError, MissingExtra, nearest
 
-__all__ = ["KINDS", "load"]
+__all__ = ["KINDS", "load", "load_optional"]
 
 KINDS: dict[str, tuple[str, str]] = {
     "learner:torch": ("velodrome.training.torch_learner", "torch"),
@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "export:torch": ("velodrome.models.torch", "torch"),
     "model:torch": ("velodrome.models.onnx", "torch"),
     "model:sklearn": ("velodrome.models.sklearn", ""),
+    "telemetry:nvidia": ("pynvml", "torch"),
     "ledger:migrations": ("velodrome.store.migrations.way", ""),
     "ledger:postgresql": ("velodrome.store.postgres", "postgres"),
     "blobs:bucket": ("velodrome.store.objects", ""),
@@ -47,3 +48,11 @@ def load(kind: str) -> ModuleType:
         raise MissingExtra(
             f"{kind} needs the package {error.name!r}", remedy=f"pip install 'velodrome[{extra}]'"
         ) from error
+
+
+def load_optional(kind: str) -> ModuleType | None:
+    """The module of `kind`, or None where what it needs is not installed."""
+    try:
+        return load(kind)
+    except MissingExtra:
+        return None

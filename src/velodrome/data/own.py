@@ -30,6 +30,7 @@ _KEPT_AS = {
 }
 """What an array of a type is handed out as. Bytes stay bytes as inputs, which images are; as a target they are codes."""
 
+_TAKES = "__getitem__ takes row numbers as an array, int64 (n,), and answers with arrays of n rows"
 _HASHED_ROWS = 1024
 
 
@@ -147,12 +148,12 @@ class OwnData:
             return SourceError(
                 f"data of one's own fails for a batch, though for no row of it alone: {_said(error)}",
                 received=_shown(ids),
-                remedy="__getitem__ takes row numbers as an array, int64 (n,), and answers with arrays of n rows",
+                remedy=_TAKES,
             )
         return SourceError(
             f"data of one's own fails at row {failed[0]}: {_said(failed[1])}",
             received=_shown(ids),
-            remedy="mend that row, or leave it out",
+            remedy=f"mend that row, or leave it out; {_TAKES}",
         )
 
     def _first_failure(self, ids: NDArray[np.int64]) -> tuple[int, Exception] | None:

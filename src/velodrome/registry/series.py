@@ -49,10 +49,11 @@ RESTORED = "run.restored"
 _HEADER = struct.Struct("<4sBB2x")
 _MAGIC, _FORMAT = b"vdms", 1
 _TIMING = ("_seconds", "_time", "_wait")
+_OF_THE_MACHINE = ("host.", "gpu.")
 
 
 class SeriesKind(IntEnum):
-    """VALUE: a function of the run's inputs. TIMING: a duration, different each time."""
+    """VALUE: a function of the run's inputs. TIMING: a duration, or what the machine did meanwhile: different each time."""
 
     VALUE = 0
     TIMING = 1
@@ -199,10 +200,11 @@ class _Closed:
 def kind_of(name: str) -> SeriesKind:
     """The kind of a series, told by its name.
 
-    >>> kind_of("loss").name, kind_of("step_time").name
-    ('VALUE', 'TIMING')
+    >>> kind_of("loss").name, kind_of("step_time").name, kind_of("host.cpu_percent").name
+    ('VALUE', 'TIMING', 'TIMING')
     """
-    return SeriesKind.TIMING if name.endswith(_TIMING) else SeriesKind.VALUE
+    timing = name.endswith(_TIMING) or name.startswith(_OF_THE_MACHINE)
+    return SeriesKind.TIMING if timing else SeriesKind.VALUE
 
 
 def read_histories(ws: Workspace, run: str) -> dict[str, Series]:

@@ -31,6 +31,7 @@ from velodrome.training.learners import Plateau, Torch
 from velodrome.training.loop import Memory, Plan, Saver, train
 from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
+from velodrome.training.telemetry import telemetry
 from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
 from velodrome.training.torch_optimizers import Average, Freezer, make_stepper
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights, restore_weights
@@ -100,7 +101,7 @@ class _Training:
         self._computed = torch.compile(module) if learner.compile else module
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
         self._copy = StateCopy(self.state)
-        self._new_after = 0
+        self._new_after = self._done = 0
         every = 0 if len(work.validation) else self.batches.steps_per_epoch
         self.checkpointer = Checkpointer(
             work.ws,
@@ -119,9 +120,11 @@ class _Training:
             with (
                 work.ws.progress.task("train", self.plan.stop_at) as task,
                 watched(work.watch, work.ws.clock, stall, work.tell),
+                telemetry(work.recorder, lambda: self._done),
                 leaving_on_request() as asked,
             ):
                 task.advance(memory.step)
+                self._done = memory.step
                 work.watch.lap(Spent.RESTART if work.attempt > 1 else Spent.START)
                 return self._train(self.plan, memory, self, task, asked)
         finally:
@@ -167,6 +170,7 @@ class _Training:
         )
 
     def due(self, step: int, now: float) -> bool:
+        self._done = step
         if step == self._new_after:
             self.work.watch.redo(False)
         return self.checkpointer.due(step, now)
