@@ -113,35 +113,43 @@ class TensorBatches:
         rows = self._source.gather(np.concatenate(ids).astype(np.intp))
         if self._augment:
             self._change(rows, group)
-        for each, (inputs, target) in zip(ids, rows.split([len(each) for each in ids]), strict=True):
-            yield each, inputs, target
+        return rows.cut(ids)
 
     def _change(self, rows: "_Rows", group: _Group) -> None:
         drawn = [counters(self._order.epoch_of(step), ids) for step, ids in group]
         augment(self._augment, rows.arrays(), np.concatenate([np.empty(0, np.uint64), *drawn]), self._seed)
 
 
+_Pieces: TypeAlias = Iterable[Sequence[torch.Tensor]]
+"""For each field of a part, its batches."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The fields that lie in one block of memory: their names, and how a block is cut into them without a copy."""
+    """The fields that lie in one block of memory: their names, and how a block is cut into them without a copy.
+
+    Attributes:
+        pieces: takes a block cut into batches.
+        arrays: takes a block as an array.
+    """
 
     names: tuple[str, ...]
-    tensors: Callable[[torch.Tensor], Iterable[torch.Tensor]]
+    pieces: Callable[[Sequence[torch.Tensor]], _Pieces]
     arrays: Callable[[NDArray[Any]], Iterable[NDArray[Any]]]
 
 
 def _whole(name: str) -> _Part:
-    return _Part((name,), lambda block: (block,), lambda block: (block,))
+    return _Part((name,), lambda batches: (batches,), lambda block: (block,))
 
 
 def _columns(held: Sequence[Place]) -> _Part:
-    names, single = tuple(place.field.name for place in held), not any(place.field.shape for place in held)
-    return _Part(
-        names,
+    def pieces(batches: Sequence[torch.Tensor]) -> _Pieces:
+        if any(place.field.shape for place in held):
+            return [[place.of(batch) for batch in batches] for place in held]
         # One call for a block of single columns costs what one slice does.
-        (lambda block: block.unbind(1)) if single else (lambda block: [place.of(block) for place in held]),
-        lambda block: [place.of(block) for place in held],
-    )
+        return zip(*(batch.unbind(1) for batch in batches), strict=True)
+
+    return _Part(tuple(place.field.name for place in held), pieces, lambda block: [place.of(block) for place in held])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +165,19 @@ class _Rows:
         fields = [part.arrays(block.numpy()) for part, block in zip(self.parts, self.blocks, strict=True)]
         return dict(zip(_names(self.parts), chain.from_iterable(fields), strict=True))
 
-    def split(self, lengths: list[int]) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        """Inputs by name and target of one batch after the other, as views."""
-        names, cuts = _names(self.parts), [part.tensors for part in self.parts]
-        blocks = [block.split_with_sizes(lengths) for block in self.blocks]
-        for target, *pieces in zip(self.target.split_with_sizes(lengths), *blocks, strict=True):
-            fields = chain.from_iterable(cut(piece) for cut, piece in zip(cuts, pieces, strict=True))
-            yield dict(zip(names, fields, strict=True)), target
+    def cut(self, ids: Sequence[NDArray[np.uint32]]) -> Iterator[Batch]:
+        """The rows as the batches of these ids, in views."""
+        names, lengths = _names(self.parts), [len(each) for each in ids]
+        fields = [
+            pieces
+            for part, block in zip(self.parts, self.blocks, strict=True)
+            for pieces in part.pieces(block.split_with_sizes(lengths))
+        ]
+        targets = self.target.split_with_sizes(lengths)
+        return (
+            (each, dict(zip(names, values, strict=True)), target)
+            for each, target, *values in zip(ids, targets, *fields, strict=True)
+        )
 
 
 class _Stored:
