@@ -43,6 +43,7 @@ _DTYPES = {
     torch.bool: "BOOL",
 }
 _SPARE = 4096
+_LARGE = 1 << 16
 
 
 class State:
@@ -144,7 +145,7 @@ class StateCopy:
             self._make_room(unique, len(header))
         with torch.no_grad():
             for view, tensor in zip(self._views, unique.values(), strict=True):
-                view.copy_(tensor)
+                _copy(view, tensor)
         head = (self._room).to_bytes(8, "little") + header.ljust(self._room)
         self._buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
         whole = self._buffer.numpy().data
@@ -168,7 +169,7 @@ class StateCopy:
         self._room = -(-(8 + header + _SPARE) // 64) * 64 - 8
         offset = 8 + self._room
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        self._buffer = torch.zeros(offset + size, dtype=torch.uint8)
+        self._buffer = torch.from_numpy(np.zeros(offset + size, dtype=np.uint8))  # numpy asks for large pages
         views = {}
         for name, tensor in sorted(tensors.items(), key=_place):
             end = offset + tensor.numel() * tensor.element_size()
@@ -228,6 +229,15 @@ def digest_weights(module: torch.nn.Module) -> Digest:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hasher.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
     return hasher.digest()
+
+
+def _copy(view: torch.Tensor, tensor: torch.Tensor) -> None:
+    """Copy a tensor. Large ones that lie in one piece go by memcpy, which does not read what it overwrites: twice as fast."""
+    if tensor.is_cpu and tensor.is_contiguous() and tensor.numel() >= _LARGE:
+        target = view.view(-1).view(torch.uint8).numpy().data
+        target[:] = tensor.reshape(-1).view(torch.uint8).numpy().data
+    else:
+        view.copy_(tensor)
 
 
 def _place(item: tuple[str, torch.Tensor]) -> tuple[int, str]:
