@@ -21,7 +21,7 @@ test: tools ## Everything: format, lint, types, imports, every test.
 	$(BIN)/pytest
 
 check: tools ## The same without the slow tests: under a minute.
-	$(BIN)/pytest --quiet -m "not slow"
+	$(BIN)/pytest --quiet -m "not slow" --numprocesses 2
 
 bench: $(DEV) ## Run each benchmark; a ratio is printed last.
 	@status=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || status=1; done; exit $$status

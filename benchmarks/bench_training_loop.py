@@ -37,7 +37,7 @@ from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of
 from velodrome.training.learners import SGD
-from velodrome.training.loop import Memory, Plan, train
+from velodrome.training.loop import Memory, Plan, Trainer
 from velodrome.training.samples import SampleLedger
 from velodrome.training.torch_losses import loss_function
 from velodrome.training.torch_optimizers import make_stepper
@@ -107,9 +107,8 @@ def ours(ws: Workspace, x: NDArray[np.float32], y: NDArray[np.int64], others: Ca
             checkpointer.save(memory.step, lambda: copy.taken({"memory": msgspec.to_builtins(memory), "order": ""}))
 
     with Silent().task("train") as task:
-        train(
-            Plan(stop_at=steps, lr=lambda step: 0.005 * (1 + math.cos(math.pi * step / steps)), clip=1e9),
-            Memory(),
+        trainer = Trainer(
+            plan=Plan(stop_at=steps, lr=lambda step: 0.005 * (1 + math.cos(math.pi * step / steps)), clip=1e9),
             module=module,
             objective=Objective(
                 lambda inputs, target: loss(module(**inputs), target), stepper.parameters, seed=1, watch=watch
@@ -123,6 +122,7 @@ def ours(ws: Workspace, x: NDArray[np.float32], y: NDArray[np.int64], others: Ca
             watch=watch,
             task=task,
         )
+        trainer.train(Memory())
     checkpointer.close()
     recorder.close()
     assert checkpoints_of(ws, "run")[-1].step == steps

@@ -26,12 +26,13 @@ from velodrome.data.augmentation import (
 
 IMAGES: list[Augmentation] = [HorizontalFlip(), RandomCrop(2), Erase(p=0.7), Brightness(0.4), Contrast(0.4)]
 TABLES: list[Augmentation] = [GaussianNoise(0.5), MaskFields(0.4)]
-ROWS = 60
+ROWS = 150  # more than are changed at once
 
 GOLDEN_UNIFORM = ["0x1.43ba32a069968p-4", "0x1.4ed0212098d80p-4", "0x1.d42e9740be3ddp-1"]
 GOLDEN_BELOW = [315, 287, 831]
-GOLDEN_NORMAL = [-0.918392, 1.595863, 1.035838]
-GOLDEN_NORMALS = [-0.050183, 0.850742, -0.548663]
+GOLDEN_WORDS = [6652381860376290387, 9809797155406878728, 17813640898799190665]
+GOLDEN_NORMAL = [-1.071826, -1.317236, 0.706015]
+GOLDEN_NORMALS = [0.079774, 1.856803, 1.453986]
 
 
 def images(rows: int = ROWS, dtype: str = "float32") -> NDArray[Any]:
@@ -101,18 +102,21 @@ def test_draws_never_change_between_versions() -> None:
     draws = Draws(counters(3, np.array([0, 1, 2**32 - 1], dtype=np.uint32)), seed=7)
     assert [number.hex() for number in draws.uniform(1).tolist()] == GOLDEN_UNIFORM
     assert draws.below(1000, 2).tolist() == GOLDEN_BELOW
-    assert draws.normal((), 3).tolist() == pytest.approx(GOLDEN_NORMAL, abs=1e-6)
-    assert draws.normal((2, 3), 3)[1, 1].tolist() == pytest.approx(GOLDEN_NORMALS, abs=1e-6)
+    assert draws.of_each(["a", "b"])[:, 1].tolist() == GOLDEN_WORDS
+    assert draws.normal(["a", "b"])[:, 1].tolist() == pytest.approx(GOLDEN_NORMAL, abs=1e-6)
+    assert draws.normal_array("b", (2, 3))[1, 1].tolist() == pytest.approx(GOLDEN_NORMALS, abs=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 5)], ids=str)
-def test_normal_draws_are_normal(shape: tuple[int, ...]) -> None:
-    drawn = Draws(counters(1, np.arange(30_000, dtype=np.uint32)), 9).normal(shape)
-    assert drawn.shape == (30_000, *shape)
+@pytest.mark.parametrize("shape", [None, (3,), (2, 5)], ids=str)
+def test_normal_draws_are_normal(shape: tuple[int, ...] | None) -> None:
+    draws = Draws(counters(1, np.arange(30_000, dtype=np.uint32)), 9)
+    drawn = draws.normal(["a", "b", "c"]) if shape is None else draws.normal_array("a", shape)
+    assert drawn.shape == (30_000, *(shape or (3,)))
+    assert drawn.dtype == np.float32
     flat = drawn.reshape(30_000, -1).astype(np.float64)
     assert scipy.stats.kstest(flat.ravel(), "norm").pvalue > 1e-3
-    correlation = np.corrcoef(flat.T) if shape else np.corrcoef(flat[1:, 0], flat[:-1, 0])
-    assert np.abs(correlation - np.eye(len(correlation))).max() < 0.03
+    neighbours = np.corrcoef(np.hstack([flat[:-1], flat[1:]]).T)  # numbers of a row, and of the row after it
+    assert np.abs(neighbours - np.eye(len(neighbours))).max() < 0.03
 
 
 def test_whole_numbers_are_evenly_spread_below_their_limits() -> None:

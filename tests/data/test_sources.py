@@ -165,7 +165,7 @@ def _parquet_bytes() -> bytes:
         ("other.parquet", b"PAR1" + b"x" * 100 + b"PAR1"),
         ("latin.csv", "a,b\n1,é\n".encode("latin-1")),
         ("ragged.csv", b"a,b\n1,2,3\n"),
-        ("short.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 1000)[:-15]),
+        ("short.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 1000, mtime=0)[:-15]),
         ("plain.csv.gz", b"a,b\n1,2\n"),
     ],
 )

@@ -187,6 +187,11 @@ def test_an_error_of_own_data_belongs_to_its_batch(workers: int) -> None:
         next(stream)
 
 
+def test_fewer_than_no_workers_are_refused() -> None:
+    with pytest.raises(RecipeError, match="0 or more"):
+        TensorBatches({"x": np.zeros(20)}, EpochOrder(20, 5, 0), np.zeros(20), workers=-1)
+
+
 def test_closing_ends_the_threads_of_all_streams() -> None:
     batches = batches_of("arrays", workers=2)
     streams = [batches.batches_from(step) for step in (0, 9)]

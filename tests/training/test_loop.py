@@ -13,7 +13,7 @@ from velodrome.data.order import EpochOrder
 from velodrome.data.torch import TensorBatches
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import EMA, AdamW
-from velodrome.training.loop import Memory, Plan, train
+from velodrome.training.loop import Memory, Plan, Trainer
 from velodrome.training.samples import SampleLedger, check_samples
 from velodrome.training.torch_optimizers import Average, Stepper, TorchStepper, make_stepper
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights
@@ -110,9 +110,8 @@ class Trial:
             **({"micro_batch": memory.micro_batch or None} | self.of_objective),
         )
         with Silent().task("train") as task:
-            return train(
-                self.plan,
-                memory,
+            trainer = Trainer(
+                plan=self.plan,
                 module=self.module,
                 objective=self.objective,
                 stepper=self.stepper,
@@ -129,6 +128,7 @@ class Trial:
                 ),
                 tell=lambda type_, body: self.told.append((type_, body)),
             )
+            return trainer.train(memory)
 
 
 def _plan(**fields: Any) -> Plan:

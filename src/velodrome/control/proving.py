@@ -7,10 +7,8 @@ only on request.
 """
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +16,7 @@ import msgspec
 from velodrome.control.declaring import Declared, Source, declare
 from velodrome.control.loading import load_recipe, override
 from velodrome.control.training import Assignment, Trained, train
+from velodrome.core.config import CONFIG_NAME
 from velodrome.core.errors import ConfigurationError, IntegrityError, NotFound
 from velodrome.core.extras import load
 from velodrome.core.values import describe
@@ -26,7 +25,7 @@ from velodrome.registry.differences import flatten
 from velodrome.registry.environment import Environment
 from velodrome.registry.runs import Run, get_run, outcome_of
 from velodrome.registry.series import read_histories
-from velodrome.store.files import within, write_atomic
+from velodrome.store.files import temporary_folder, within, write_atomic
 from velodrome.store.ledger import read_record
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
@@ -169,11 +168,11 @@ def _declared(ws: Workspace, run: Run) -> Iterator[Declared]:
             f"the run {run.id} is of a script or notebook, which velodrome does not execute",
             remedy="run it again yourself, and compare: velodrome runs compare",
         )
-    with tempfile.TemporaryDirectory(prefix="velodrome-") as folder:
-        root = Path(folder).resolve()
+    with temporary_folder(ws.store / "scratch") as folder:
+        root = folder.resolve()
         for path, leaf in read_tree(ws.blobs, run.code).items():
             write_atomic(within(root, path), ws.blobs.read(leaf.digest))
-        (root / "velodrome.toml").touch()
+        write_atomic(root / CONFIG_NAME, b"")  # so that the folder is the project's root
         file = root / run.entry
         recipe = override(load_recipe(file), _changed(describe(load_recipe(file)), run.recipe))
         if describe(recipe) != run.recipe:

@@ -8,7 +8,8 @@ are drawn one by one, each under its own name, so that a further column changes 
 Normal numbers are the inverse of the distribution function at a uniform number (Devroye, "Non-uniform random variate
 generation", 1986, II.2), tabulated at 2**16 equally probable points: four from one hash, none beyond 4.3 deviations, and the
 same wherever in a batch a row lies, which a vectorised logarithm does not promise.
-Cost: 10 to 60 µs for each operation and 1 to 4 ns for each number changed.
+Cost: some 50 µs for each operation and 2**15 numbers; for a batch of 128 images of 3 x 32 x 32, 0.1 ms to mirror, 0.3 to 0.7 ms
+to crop, erase or spread, 1.6 ms of noise; for 1,024 rows of 32 columns 0.4 ms to mask or for noise.
 """
 
 import math
@@ -45,6 +46,8 @@ _Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """Inputs by name, each (n, ...), which may be written to."""
 
 _LEVELS = 1 << 16
+_LEAST_ROWS, _TOGETHER_NUMBERS = 64, 1 << 15
+"""How much is changed at once: what lies between should stay in the processor's cache. No result depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,25 @@ class Draws:
         high: NDArray[np.uint64] = hash64(self.counters, _seed(self.seed, stream)) >> np.uint64(32)
         return (high * np.asarray(limit, dtype=np.uint64) >> np.uint64(32)).astype(np.int64)
 
-    def normal(self, shape: tuple[int, ...], stream: int = 0) -> NDArray[np.float32]:
-        """Of mean 0 and deviation 1, float32 (n, *shape)."""
-        size, seed = math.prod(shape), _seed(self.seed, stream)
-        words = hash64(self.counters, seed)[:, None]
-        if size > 4:
-            places: NDArray[np.uint64] = np.arange(-(-size // 4), dtype=np.uint64)
-            words = hash64(words + places, seed)
-        levels = words.astype("<u8", copy=False).view("<u2")[:, :size]
-        return _normal_levels().take(levels).reshape(len(words), *shape)
+    def of_each(self, names: Sequence[str]) -> NDArray[np.uint64]:
+        """64 random bits for each row and name, uint64 (n, names); those of one name do not depend on the others."""
+        streams = np.array([_stream(name) for name in names], dtype=np.uint64)
+        return self._words(streams)
+
+    def normal(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """Of mean 0 and deviation 1 for each row and name, float32 (n, names)."""
+        return _normal_levels().take(_quarters(self.of_each(names))[:, ::4])
+
+    def normal_array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Of mean 0 and deviation 1 for each row, float32 (n, *shape)."""
+        size = math.prod(shape)
+        words = _stream(name) + np.arange(-(-size // 4), dtype=np.uint64)
+        levels = _quarters(self._words(words))[:, :size]
+        return _normal_levels().take(levels).reshape(len(levels), *shape)
+
+    def _words(self, streams: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        rows = hash64(self.counters, self.seed)[:, None]
+        return hash64(rows + streams, self.seed)
 
 
 class HorizontalFlip(Value, frozen=True, tag="horizontal-flip"):
@@ -214,9 +227,13 @@ class GaussianNoise(Value, frozen=True, tag="gaussian-noise"):
         _between(self, "scale", self.scale, 0.0, np.inf)
 
     def apply(self, inputs: _Arrays, draws: Draws) -> None:
-        for name in _chosen(self, inputs, _is_real, "numbers"):
-            values = inputs[name]
-            values += draws.normal(values.shape[1:], _stream(name)) * np.float32(self.scale)
+        names = _chosen(self, inputs, _is_real, "numbers")
+        single = [name for name in names if inputs[name].ndim == 1]
+        scale = np.float32(self.scale)
+        for name, noise in zip(single, (draws.normal(single) * scale).T, strict=True):
+            inputs[name][...] += noise
+        for name in (name for name in names if inputs[name].ndim > 1):
+            inputs[name][...] += draws.normal_array(name, inputs[name].shape[1:]) * scale
 
 
 class MaskFields(Value, frozen=True, tag="mask-fields"):
@@ -236,8 +253,9 @@ class MaskFields(Value, frozen=True, tag="mask-fields"):
         _between(self, "p", self.p, 0.0, 1.0)
 
     def apply(self, inputs: _Arrays, draws: Draws) -> None:
-        for name in _chosen(self, inputs, _is_any, "numbers or codes"):
-            inputs[name][draws.uniform(_stream(name)) < self.p] = 0
+        names = _chosen(self, inputs, _is_any, "numbers or codes")
+        for name, masked in zip(names, (_unit(draws.of_each(names)) < self.p).T, strict=True):
+            inputs[name][masked] = 0
 
 
 Augmentation: TypeAlias = HorizontalFlip | RandomCrop | Erase | Brightness | Contrast | GaussianNoise | MaskFields
@@ -262,8 +280,13 @@ def augment(operations: Sequence[Augmentation], inputs: _Arrays, rows: NDArray[n
     Raises:
         RecipeError: an operation names a column that is not there or is of another kind, or finds none that it could change.
     """
-    for number, operation in enumerate(operations):
-        operation.apply(inputs, Draws(rows, _seed(seed, number)))
+    numbers = sum(math.prod(values.shape[1:]) for values in inputs.values())
+    piece = max(_LEAST_ROWS, _TOGETHER_NUMBERS // max(1, numbers))
+    for start in range(0, max(1, len(rows)), piece):
+        some = slice(start, start + piece)
+        views = {name: values[some] for name, values in inputs.items()}
+        for number, operation in enumerate(operations):
+            operation.apply(views, Draws(rows[some], _seed(seed, number)))
 
 
 @cache
@@ -273,6 +296,15 @@ def _seed(*parts: int) -> int:
 
 def _stream(name: str) -> int:
     return int(digest_bytes(name.encode())[:16], 16)
+
+
+def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _quarters(words: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """Each word, uint64 (n, k), as four numbers of 16 bits, the lowest first: (n, 4 k)."""
+    return words.astype("<u8", copy=False).view("<u2")
 
 
 @cache

@@ -4,7 +4,7 @@ It is judged once, when it is wrapped (names, types, the shape of a row), and ea
 row: the batch that could not be read is asked for again row by row, and the first row that fails alone is named. What hangs
 is waited for as long as `patience` says. It is therefore asked in a thread of its own, a daemon, for a thread cannot be
 killed: after the error it is left behind, and ends with the process.
-Cost: some 20 µs for each batch beyond what the data itself takes, and no copy where types fit already; a digest reads
+Cost: some 50 µs for each batch beyond what the data itself takes, and no copy where types fit already; a digest reads
 everything once.
 """
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from velodrome.core.errors import DataError
+from velodrome.core.errors import DataError, RecipeError
 from velodrome.data.augmentation import Augmentation, augment, counters
 from velodrome.data.layout import CODES, NUMBERS, Layout, Place, places
 from velodrome.data.loader import prefetched
@@ -52,7 +52,7 @@ class TensorBatches:
 
     Raises:
         DataError: no target, arrays of different lengths, or ids beyond the rows.
-        RecipeError: an augmentation that does not fit the inputs.
+        RecipeError: an augmentation that does not fit the inputs, or fewer than 0 workers.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class TensorBatches:
                 "an order and its source are of the same rows",
                 received=f"ids up to {order.largest} of {self._source.rows} rows",
             )
+        if workers < 0:
+            raise RecipeError("workers are 0 or more", received=workers)
         self._together = self._source.together(order.batch)
         self._open: WeakSet[Generator[Batch, None, None]] = WeakSet()
         if self._augment:

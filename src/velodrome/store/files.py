@@ -18,6 +18,7 @@ from velodrome.core.errors import SourceError, StorageError, UnsafeArtifact
 __all__ = [
     "digest_file",
     "flush_folder",
+    "free_bytes",
     "make_folder",
     "publish_folder",
     "remove_tree",
@@ -150,6 +151,11 @@ def publish_folder(temporary: Path, path: Path) -> None:
                 f"cannot make {path}: {error.strerror}", remedy="check the space and the permissions of its folder"
             ) from error
     flush_folder(path.parent)
+
+
+def free_bytes(path: Path) -> int:
+    """How many bytes the file system of a folder has left for this user."""
+    return shutil.disk_usage(path).free
 
 
 def remove_tree(path: Path) -> None:

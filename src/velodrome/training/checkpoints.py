@@ -7,7 +7,6 @@ dropped before its bytes go.
 """
 
 import math
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from velodrome.core.errors import StorageError
 from velodrome.core.logging import logger
 from velodrome.core.units import parse_duration, show_bytes
 from velodrome.core.values import Record
+from velodrome.store.files import free_bytes
 from velodrome.store.ledger import Append, Link, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.learners import Checkpoints
@@ -187,7 +187,7 @@ def require_space(ws: Workspace, size: int) -> None:
     folder = getattr(ws.blobs, "root", None)
     if not isinstance(folder, Path):
         return
-    needed, free = size * (ws.config.keep_checkpoints + _AT_ONCE), shutil.disk_usage(folder).free
+    needed, free = size * (ws.config.keep_checkpoints + _AT_ONCE), free_bytes(folder)
     if free < needed:
         raise StorageError(
             f"the disk of {folder} has no room for the checkpoints of this run",

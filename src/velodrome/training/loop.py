@@ -9,7 +9,8 @@ numbers read, and one record packed, some tens of microseconds.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, Protocol
 
 import msgspec
 import numpy as np
@@ -25,7 +26,7 @@ from velodrome.training.torch_optimizers import Average, Freezer, Stepper
 from velodrome.training.torch_step import Objective
 from velodrome.training.work import RollBack
 
-__all__ = ["Batches", "Memory", "Plan", "Recorder", "Saver", "train"]
+__all__ = ["Batches", "Memory", "Plan", "Recorder", "Saver", "Trainer"]
 
 
 class Batches(Protocol):
@@ -114,114 +115,157 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def evaluates_after(self, step: int) -> bool:
         return self.evaluate_every > 0 and step % self.evaluate_every == 0
 
+    def saves_after(self, step: int) -> bool:
+        """Whatever the saver's interval is."""
+        return step == self.stop_at or self.evaluates_after(step)
 
-def train(
-    plan: Plan,
-    memory: Memory,
-    *,
-    module: torch.nn.Module,
-    objective: Objective,
-    stepper: Stepper,
-    batches: Batches,
-    evaluate: Callable[[], float],
-    recorder: Recorder,
-    samples: SampleLedger,
-    saver: Saver,
-    watch: Stopwatch,
-    task: Task,
-    average: Average | None = None,
-    freezer: Freezer | None = None,
-    asked_to_leave: Callable[[], bool] = lambda: False,
-    tell: Callable[[str, dict[str, Any]], None] = lambda type_, body: None,
-) -> Memory:
-    """Train from `memory.step` to the end of the plan and return what is remembered there.
 
-    Args:
+@dataclass(kw_only=True)
+class Trainer:
+    """A training and everything it is made of.
+
+    Attributes:
+        average: of the weights, which is evaluated in their place.
+        asked_to_leave: whether somebody asked the process to end.
         tell: records an event of the run.
-
-    Raises:
-        Diverged: a loss or gradient that is not finite; the weights are those before that step.
-        TrainingError: the loss reaches no parameter, or a gradient is sparse.
-        Preempted: it was asked to leave; the state is saved.
-        OutOfMemory: not even one row fits.
     """
-    parameters, scaler = stepper.parameters, objective.scaler
-    module.train()
-    stream = batches.batches_from(memory.step) if _goes_on(plan, memory) else iter(())
-    for ids, inputs, target in stream:
-        begun = watch.last
-        ready = watch.lap(Spent.DATA_WAIT)
-        step = memory.step
-        if freezer:
-            freezer.apply(step)
-        value = norm = lr = math.nan
-        if step not in memory.passed_over:
-            # forward and backward
-            value = objective(step, inputs, target)
-            # clip
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            if scaler.scale != 1.0:
-                torch._foreach_mul_(gradients, 1.0 / scaler.scale)
-            norm = _norm(gradients, module)
-            # step
-            if math.isfinite(value + norm):
-                if plan.clip_value is not None:
-                    torch._foreach_clamp_min_(gradients, -plan.clip_value)
-                    torch._foreach_clamp_max_(gradients, plan.clip_value)
-                if plan.clip is not None and norm > plan.clip:
-                    torch._foreach_mul_(gradients, plan.clip / norm)
-                lr = plan.lr(step) * memory.lowered
-                stepper.step(lr)
-                scaler.succeeded()
-            elif not scaler.overflowed():
-                _decide(plan, step, value, norm, ids, tell)
-        if average:
-            average.update(step + 1)
-        memory = msgspec.structs.replace(memory, step=step + 1)
-        # log
-        now = watch.lap(Spent.OPTIMIZER)
-        samples.add(step + 1, ids, value, norm, lr)
-        recorder.log(step + 1, loss=value, gradient_norm=norm, lr=lr, data_wait=ready - begun, step_time=now - begun)
-        task.advance(1, f"loss {value:.4f}")
-        # evaluate
-        if plan.evaluates_after(memory.step):
-            watch.lap(Spent.OTHER)
-            memory = _judged(plan, memory, _evaluated(module, evaluate, average, recorder, memory.step), recorder)
-            watch.lap(Spent.EVALUATION)
-        # checkpoint
-        leaving = asked_to_leave()
-        if saver.due(memory.step, now) or memory.step == plan.stop_at or plan.evaluates_after(memory.step) or leaving:
-            watch.lap(Spent.OTHER)
-            memory = _complete(memory, objective, samples)
-            saver.save(memory)
-            watch.lap(Spent.CHECKPOINT)
-        # stop?
-        if leaving and _goes_on(plan, memory):
-            saver.wait()
-            raise Preempted(
-                f"the process was asked to end; the state after step {memory.step} is saved",
-                remedy="run the same command again: it goes on from there",
+
+    plan: Plan
+    module: torch.nn.Module
+    objective: Objective
+    stepper: Stepper
+    batches: Batches
+    evaluate: Callable[[], float]
+    recorder: Recorder
+    samples: SampleLedger
+    saver: Saver
+    watch: Stopwatch
+    task: Task
+    average: Average | None = None
+    freezer: Freezer | None = None
+    asked_to_leave: Callable[[], bool] = lambda: False
+    tell: Callable[[str, dict[str, Any]], None] = lambda type_, body: None
+
+    def train(self, memory: Memory) -> Memory:
+        """Train from `memory.step` to the end of the plan and return what is remembered there.
+
+        Raises:
+            Diverged: a loss or gradient that is not finite; the weights are those before that step.
+            RollBack: the same, where the plan says so.
+            TrainingError: the loss reaches no parameter, or a gradient is sparse.
+            Preempted: it was asked to leave; the state is saved.
+            OutOfMemory: not even one row fits.
+        """
+        plan, watch = self.plan, self.watch
+        self.module.train()
+        for ids, inputs, target in self.batches.batches_from(memory.step) if _goes_on(plan, memory) else ():
+            begun, ready = watch.last, watch.lap(Spent.DATA_WAIT)
+            # forward, backward, clip, step
+            value = norm = lr = math.nan
+            if memory.step not in memory.passed_over:
+                value, norm, lr = self._learned(memory, ids, inputs, target)
+            if self.average:
+                self.average.update(memory.step + 1)
+            memory = msgspec.structs.replace(memory, step=memory.step + 1)
+            # log
+            now = watch.lap(Spent.OPTIMIZER)
+            self.samples.add(memory.step, ids, value, norm, lr)
+            self.recorder.log(
+                memory.step, loss=value, gradient_norm=norm, lr=lr, data_wait=ready - begun, step_time=now - begun
             )
-        if not _goes_on(plan, memory):
-            break
-        watch.lap(Spent.OTHER)
-    return _complete(memory, objective, samples)
+            self.task.advance(1, f"loss {value:.4f}")
+            # evaluate
+            if plan.evaluates_after(memory.step):
+                memory = self._evaluated(memory)
+            # checkpoint
+            leaving = self.asked_to_leave()
+            if self.saver.due(memory.step, now) or plan.saves_after(memory.step) or leaving:
+                memory = self._saved(memory)
+            # stop?
+            if leaving and _goes_on(plan, memory):
+                self._leave(memory)
+            if not _goes_on(plan, memory):
+                break
+            watch.lap(Spent.OTHER)
+        return self._complete(memory)
+
+    def _learned(
+        self,
+        memory: Memory,
+        ids: npt.NDArray[np.integer[Any]],
+        inputs: dict[str, torch.Tensor],
+        target: torch.Tensor,
+    ) -> tuple[float, float, float]:
+        """One step: its loss, the norm of its gradient, and the learning rate, which is NaN where nothing moved."""
+        plan, scaler = self.plan, self.objective.scaler
+        if self.freezer:
+            self.freezer.apply(memory.step)
+        # forward and backward
+        value = self.objective(memory.step, inputs, target)
+        # clip
+        gradients = [parameter.grad for parameter in self.stepper.parameters if parameter.grad is not None]
+        if scaler.scale != 1.0:
+            torch._foreach_mul_(gradients, 1.0 / scaler.scale)
+        norm = _norm(gradients, self.module)
+        if not math.isfinite(value + norm):
+            if not scaler.overflowed():
+                _decide(plan, memory.step, value, norm, ids, self.tell)
+            return value, norm, math.nan
+        if plan.clip_value is not None:
+            torch._foreach_clamp_min_(gradients, -plan.clip_value)
+            torch._foreach_clamp_max_(gradients, plan.clip_value)
+        if plan.clip is not None and norm > plan.clip:
+            torch._foreach_mul_(gradients, plan.clip / norm)
+        # step
+        lr = plan.lr(memory.step) * memory.lowered
+        self.stepper.step(lr)
+        scaler.succeeded()
+        return value, norm, lr
+
+    def _evaluated(self, memory: Memory) -> Memory:
+        self.watch.lap(Spent.OTHER)
+        self.module.eval()
+        with self.average.in_place() if self.average else nullcontext():
+            score = self.evaluate()
+        self.module.train()
+        if not math.isfinite(score):
+            raise Diverged(
+                f"the validation loss after step {memory.step} is not finite",
+                received=score,
+                remedy="lower the learning rate, or look at the validation rows",
+            )
+        self.recorder.log(memory.step, validation_loss=score)
+        self.watch.lap(Spent.EVALUATION)
+        return _judged(self.plan, memory, score)
+
+    def _saved(self, memory: Memory) -> Memory:
+        self.watch.lap(Spent.OTHER)
+        memory = self._complete(memory)
+        self.saver.save(memory)
+        self.watch.lap(Spent.CHECKPOINT)
+        return memory
+
+    def _leave(self, memory: Memory) -> NoReturn:
+        self.saver.wait()
+        raise Preempted(
+            f"the process was asked to end; the state after step {memory.step} is saved",
+            remedy="run the same command again: it goes on from there",
+        )
+
+    def _complete(self, memory: Memory) -> Memory:
+        """With what others remember for the loop."""
+        scaler = self.objective.scaler
+        return msgspec.structs.replace(
+            memory,
+            scale=scaler.scale if scaler.active else None,
+            good=scaler.good,
+            micro_batch=self.objective.micro_batch or 0,
+            chain=self.samples.seal(),
+        )
 
 
 def _goes_on(plan: Plan, memory: Memory) -> bool:
     return not memory.stopped and memory.step < plan.stop_at
-
-
-def _complete(memory: Memory, objective: Objective, samples: SampleLedger) -> Memory:
-    """With what others remember for the loop."""
-    scaler = objective.scaler
-    return msgspec.structs.replace(
-        memory,
-        scale=scaler.scale if scaler.active else None,
-        good=scaler.good,
-        micro_batch=objective.micro_batch or 0,
-        chain=samples.seal(),
-    )
 
 
 def _norm(gradients: list[torch.Tensor], module: torch.nn.Module) -> float:
@@ -247,24 +291,7 @@ def _norm(gradients: list[torch.Tensor], module: torch.nn.Module) -> float:
         raise
 
 
-def _evaluated(
-    module: torch.nn.Module, evaluate: Callable[[], float], average: Average | None, recorder: Recorder, step: int
-) -> float:
-    module.eval()
-    with average.in_place() if average else nullcontext():
-        score = evaluate()
-    module.train()
-    if not math.isfinite(score):
-        raise Diverged(
-            f"the validation loss after step {step} is not finite",
-            received=score,
-            remedy="lower the learning rate, or look at the validation rows",
-        )
-    recorder.log(step, validation_loss=score)
-    return score
-
-
-def _judged(plan: Plan, memory: Memory, score: float, recorder: Recorder) -> Memory:
+def _judged(plan: Plan, memory: Memory, score: float) -> Memory:
     """After an evaluation: the best so far, whether it stops, and whether the learning rate is lowered."""
     smoothed = score if memory.smoothed is None else plan.smoothing * memory.smoothed + (1 - plan.smoothing) * score
     memory = msgspec.structs.replace(_lowered(plan, memory, smoothed), smoothed=smoothed)

@@ -28,7 +28,7 @@ from velodrome.training.accounting import Spent
 from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of, newest_verified, require_space
 from velodrome.training.guards import leaving_on_request, watched
 from velodrome.training.learners import Plateau, Torch
-from velodrome.training.loop import Memory, Plan, Saver, train
+from velodrome.training.loop import Memory, Plan, Saver, Trainer
 from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
 from velodrome.training.telemetry import telemetry
@@ -150,9 +150,8 @@ class _Training:
             autocast=_AUTOCAST[learner.precision],
             scaler=Scaler(learner.precision == "fp16", memory.scale, memory.good),
         )
-        return train(
-            plan,
-            memory,
+        trainer = Trainer(
+            plan=plan,
             module=self.module,
             objective=objective,
             stepper=self.state.stepper,
@@ -168,6 +167,7 @@ class _Training:
             asked_to_leave=asked,
             tell=work.tell,
         )
+        return trainer.train(memory)
 
     def due(self, step: int, now: float) -> bool:
         self._done = step

@@ -1,6 +1,5 @@
 """A trace of some steps by PyTorch's profiler, in the form that Perfetto and Chrome's tracing page open."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from velodrome.core.logging import logger
-from velodrome.store.files import write_atomic
+from velodrome.store.files import temporary_folder, write_atomic
 
 __all__ = ["profiled"]
 
@@ -30,8 +29,8 @@ def profiled(path: Path | None) -> Iterator[Callable[[], None]]:
     written: list[int] = []
 
     def write(done: profile) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            trace = Path(folder) / "trace.json"
+        with temporary_folder(path.parent) as folder:
+            trace = folder / "trace.json"
             done.export_chrome_trace(str(trace))
             write_atomic(path, trace.read_bytes())
         written.append(1)
