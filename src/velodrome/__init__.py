@@ -7,8 +7,19 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "velodrome.data.augmentation": [
+        "Brightness",
+        "Contrast",
+        "Erase",
+        "GaussianNoise",
+        "HorizontalFlip",
+        "MaskFields",
+        "RandomCrop",
+    ],
     "velodrome.data.contracts": ["Between", "Contract", "NotNull", "OneOf", "Types", "Unique"],
+    "velodrome.data.curriculum": ["Curriculum"],
     "velodrome.data.dataset": ["Dataset"],
+    "velodrome.data.own": ["OwnData"],
     "velodrome.data.sources": ["Files"],
     "velodrome.data.splits": ["RandomSplit", "TimeSplit"],
     "velodrome.data.steps": ["Calendar", "Encode", "Impute", "Scale"],

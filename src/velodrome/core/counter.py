@@ -3,7 +3,7 @@
 The mixing function is SplitMix64's finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
 OOPSLA 2014), applied to a counter that advances by the golden-ratio constant. It is our own because a library may change
 its streams between versions, and data order is part of what makes a run reproducible; tests hold golden values.
-Cost: about 2 ns per value; an epoch's order of a million rows is one hash and one stable argsort, tens of milliseconds.
+Cost: 5 to 10 ns per value; an epoch's order of a million rows is one hash and one sort, some 25 milliseconds.
 """
 
 import numpy as np
@@ -15,6 +15,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
+_PIECE = 1 << 16  # counters that are hashed at once for an order: what is in between stays in the processor's cache
 
 
 def _mix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -67,5 +68,22 @@ def permutation(size: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]:
     >>> permutation(5, seed=1, epoch=0).tolist() == permutation(5, seed=1, epoch=0).tolist()
     True
     """
-    keys = hash64(np.arange(size, dtype=np.uint64), derive_seed(seed, epoch))
-    return np.argsort(keys, kind="stable").astype(np.uint32)
+    keys, seed = np.empty(size, dtype=np.uint64), derive_seed(seed, epoch)
+    for start in range(0, size, _PIECE):
+        keys[start : start + _PIECE] = hash64(np.arange(start, min(start + _PIECE, size), dtype=np.uint64), seed)
+    return _argsort(keys)
+
+
+def _argsort(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """As `np.argsort(keys, kind="stable")`, for fewer than 2**32 keys, several times as fast: numpy sorts values, not
+    places, with the processor's vectors. The place of a key takes its lowest bits; keys that are equal but for those are
+    few, and are put in order afterwards."""
+    bits = np.uint64(max(len(keys) - 1, 0).bit_length())
+    packed = (keys >> bits << bits) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    order = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.uint32)
+    packed >>= bits
+    equal = np.flatnonzero(packed[1:] == packed[:-1])
+    tied = np.union1d(equal, equal + 1)
+    order[tied] = order[tied][np.argsort(keys[order[tied]], kind="stable")]
+    return order

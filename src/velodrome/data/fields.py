@@ -23,7 +23,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    dtype: Literal["float32", "int64"]
+    dtype: Literal["float32", "int64", "uint8"]
     shape: tuple[int, ...] = ()
     cardinality: int | None = None
 

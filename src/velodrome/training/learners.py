@@ -11,6 +11,8 @@ import sklearn.base
 from velodrome.core.errors import RecipeError
 from velodrome.core.units import parse_duration
 from velodrome.core.values import Value
+from velodrome.data.augmentation import Augmentation
+from velodrome.data.curriculum import Curriculum
 
 __all__ = [
     "EMA",
@@ -175,6 +177,9 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
         freeze, rates: for parameters by the pattern of their names.
         on_divergence: what happens to a loss or gradient that is not finite, which never reaches the weights: the run stops,
             the batch is skipped, or the run rolls back to its newest checkpoint and goes on without that batch.
+        augment: changes of the training rows, drawn anew in each epoch; never of the rows that are evaluated.
+        curriculum: the easiest rows first.
+        workers: threads that prepare batches ahead; 0: the training thread does. Neither changes what is trained.
         stall: a step that takes longer is reported with where it hangs.
         compile: compile the network with torch.compile. channels_last: keep images so in memory.
         deterministic: let torch refuse what it cannot compute the same way twice.
@@ -198,6 +203,9 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
     stop: EarlyStopping | None = None
     checkpoints: Checkpoints = Checkpoints()
     on_divergence: Literal["stop", "skip", "roll back"] = "stop"
+    augment: tuple[Augmentation, ...] = ()
+    curriculum: Curriculum | None = None
+    workers: int = 0
     stall: str = "10m"
     compile: bool = False
     channels_last: bool = False
@@ -214,6 +222,8 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
                 raise RecipeError(
                     f"Torch.{name} is from 0 up to, not including, {largest:g}", received=getattr(self, name)
                 )
+        if self.workers < 0:
+            raise RecipeError("Torch.workers is 0 or more", received=self.workers)
         for name in ("clip", "clip_value"):
             value = getattr(self, name)
             if value is not None and not value > 0:

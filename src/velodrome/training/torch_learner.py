@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from velodrome.core.counter import derive_seed
@@ -19,7 +20,9 @@ from velodrome.core.errors import ConfigurationError, TrainingError
 from velodrome.core.logging import logger
 from velodrome.core.progress import Task
 from velodrome.core.units import parse_duration
+from velodrome.data.curriculum import easiest_first
 from velodrome.data.fields import as_json
+from velodrome.data.layout import places
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
@@ -92,11 +95,18 @@ class _Training:
         stepper = make_stepper(learner.optimizer, module, learner.rates)
         average = Average(learner.ema, stepper.parameters) if learner.ema else None
         self.state = State(module, stepper, average)
-        order = EpochOrder(work.train, learner.batch, derive_seed(work.seed, 2))
+        order = EpochOrder(
+            _rows(work, learner), learner.batch, derive_seed(work.seed, 2), curriculum=learner.curriculum
+        )
         self.order = digest_json(
             {"rows": digest_bytes(work.train.tobytes()), "batch": learner.batch, "seed": work.seed}
         )
-        self.batches = _Moved(TensorBatches(work.layout, order), self.device)
+        self.batches = _Moved(
+            TensorBatches(
+                work.layout, order, augment=learner.augment, seed=derive_seed(work.seed, 4), workers=learner.workers
+            ),
+            self.device,
+        )
         self.plan = _plan(learner, work, self.batches.steps_per_epoch)
         self._computed = torch.compile(module) if learner.compile else module
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
@@ -128,6 +138,7 @@ class _Training:
                 work.watch.lap(Spent.RESTART if work.attempt > 1 else Spent.START)
                 return self._train(self.plan, memory, self, task, asked)
         finally:
+            self.batches.close()
             self.checkpointer.close()
 
     def repeat(self, begin: int, steps: int) -> None:
@@ -241,6 +252,9 @@ class _Moved:
         self._batches, self._device = batches, device
         self.steps_per_epoch = batches.steps_per_epoch
 
+    def close(self) -> None:
+        self._batches.close()
+
     def batches_from(self, step: int) -> Iterator[Batch]:
         batches = self._batches.batches_from(step)
         if self._device.type == "cpu":
@@ -346,6 +360,14 @@ def _built(learner: Torch, work: Work) -> torch.nn.Module:
         raise TrainingError("the network's function returns a torch.nn.Module", received=f"{module!r}")
     module = module.to(work.device)
     return module.to(memory_format=torch.channels_last) if learner.channels_last else module  # type: ignore[call-overload]
+
+
+def _rows(work: Work, learner: Torch) -> npt.NDArray[np.uint32]:
+    """The rows to train on; with a curriculum the easiest first."""
+    if learner.curriculum is None:
+        return work.train
+    columns = {place.field.name: place.of(work.layout.arrays[place.block]) for place in places(work.layout.fields)}
+    return easiest_first(learner.curriculum, work.train, columns)
 
 
 def _plan(learner: Torch, work: Work, steps_per_epoch: int) -> Plan:
