@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from velodrome.control.auditing import anchor_if_due
 from velodrome.control.declaring import Declared, declare, source_of
 from velodrome.control.judging import Judged, judge_run
 from velodrome.control.training import Trained, train
@@ -17,6 +18,7 @@ from velodrome.evaluation.gates import Comparison, Verdict
 from velodrome.evaluation.report import Report
 from velodrome.recipe import Recipe
 from velodrome.registry.approvals import PolicyApproval
+from velodrome.registry.tags import Tags, tag
 from velodrome.registry.versions import (
     CHAMPION,
     Version,
@@ -109,18 +111,25 @@ def run(
     cells: tuple[str, ...] = (),
     seed: int = 0,
     fresh: bool = False,
+    tags: Tags | None = None,
 ) -> Result:
     """Do what the recipe says, or what of it is not done yet.
 
     Args:
         file: the recipe's file; its project's modules are part of what the run is named by. In a notebook `cells` instead.
         fresh: train again although the same run is recorded.
+        tags: set on the run that is judged, and on its refit, as soon as they are recorded.
 
     Raises:
         RunHeld: another process executes the same run.
         VelodromeError: see docs/errors.md; nothing earlier is touched.
     """
-    return execute(ws, declare(ws, recipe, source_of(ws, file, cells), seed), fresh=fresh)
+    with ws.writing():
+        result = execute(ws, declare(ws, recipe, source_of(ws, file, cells), seed, tags=tags), fresh=fresh)
+        if tags:
+            tag(ws, result.artifact_run, tags)  # which may have been there before
+        anchor_if_due(ws)
+        return result
 
 
 def execute(ws: Workspace, declared: Declared, *, fresh: bool = False) -> Result:

@@ -19,7 +19,9 @@ from velodrome.models.manifest import Manifest, save
 from velodrome.recipe import Recipe
 from velodrome.registry.provenance import collect_provenance
 from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, find_by_key, finish, outcome_of, start
-from velodrome.registry.series import SeriesWriter, history_digest
+from velodrome.registry.series import history_digest
+from velodrome.registry.series_writer import SeriesWriter
+from velodrome.registry.tags import tag
 from velodrome.store.ledger import Put, digest_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.learners import learner_kind
@@ -53,8 +55,10 @@ def train(ws: Workspace, declared: Declared, *, judge: Trained | None = None, fr
     run = None if fresh else find_by_key(ws, key)
     outcome = outcome_of(ws, run.id) if run else None
     if run and outcome:
+        _tag(ws, declared, run)
         return Trained(run, outcome, found=True)
     run = run or _start(ws, declared, key, judge)
+    _tag(ws, declared, run)
     attempt = begin_attempt(ws, run.id)
     with bind(run=run.id, attempt=attempt):
         try:
@@ -84,6 +88,11 @@ def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None
         judge=judge.run.id if judge else None,
     )
     return start(ws, run)
+
+
+def _tag(ws: Workspace, declared: Declared, run: Run) -> None:
+    if declared.tags:
+        tag(ws, run.id, declared.tags)
 
 
 def _execute(ws: Workspace, declared: Declared, run: Run, attempt: int, judge: Trained | None) -> Outcome:

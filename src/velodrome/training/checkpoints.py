@@ -8,7 +8,7 @@ used. Kept: the newest few and the best; a dropped one is recorded as dropped be
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from velodrome.core.errors import StorageError
+from velodrome.core.errors import IntegrityError, MissingBlob
 from velodrome.core.values import Record
 from velodrome.store.ledger import Append, Link, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
@@ -75,6 +75,7 @@ class Checkpointer:
         self._ws.commit(
             Put(record, self._run),
             Link(f"run:{self._run}", digest, "checkpoint"),
+            Link(digest, record.blob, "blob"),
             _event(record, "checkpoint.saved"),
             *(_event(checkpoint, "checkpoint.dropped") for checkpoint in dropped),
         )
@@ -107,11 +108,15 @@ def checkpoints_of(ws: Workspace, run: str) -> list[Checkpoint]:
 
 
 def newest_verified(ws: Workspace, run: str) -> tuple[Checkpoint, bytes] | None:
-    """The newest checkpoint whose bytes verify, with them; damaged ones on the way are recorded and passed over."""
+    """The newest checkpoint whose bytes verify, with them; damaged ones on the way are recorded and passed over.
+
+    Raises:
+        StorageError: the blobs cannot be reached; that says nothing about a checkpoint.
+    """
     for checkpoint in reversed(checkpoints_of(ws, run)):
         try:
             return checkpoint, ws.blobs.read(checkpoint.blob)
-        except StorageError as error:  # its bytes stay, for whoever looks into it
+        except (IntegrityError, MissingBlob) as error:  # its bytes stay, for whoever looks into it
             ws.commit(_event(checkpoint, "checkpoint.damaged", reason=error.problem))
     return None
 

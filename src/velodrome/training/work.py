@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from velodrome.core.digest import Digest
 from velodrome.data.layout import Layout
-from velodrome.registry.series import SeriesWriter
+from velodrome.registry.series_writer import SeriesWriter
 from velodrome.store.workspace import Workspace
 from velodrome.training.learners import Learner
 
