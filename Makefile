@@ -9,7 +9,7 @@ DEV := $(VENV)/.velodrome-dev
 DEMO := $(VENV)/.velodrome-demo
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test check bench fix golden install tools
+.PHONY: help demo test check bench chaos fix golden install tools
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ check: tools ## The same without the slow tests: under a minute.
 
 bench: $(DEV) ## Run each benchmark; a ratio is printed last.
 	@status=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || status=1; done; exit $$status
+
+chaos: $(DEV) ## 300 seeded storms of kills and faults, after which nothing may be missing; SEED=17 for one.
+	$(BIN)/python tests/chaos/storm.py $(if $(SEED),--seed $(SEED))
 
 fix: $(DEV) ## Format, and mend what the linter can mend.
 	$(BIN)/ruff format .

@@ -28,7 +28,7 @@ from velodrome.store.blobs import Blobs, FolderBlobs
 from velodrome.store.encryption import EncryptedBlobs
 from velodrome.store.files import flush_folder
 from velodrome.store.keys import WrappingKey
-from velodrome.store.objects import BucketObjects, ObjectBlobs
+from velodrome.store.objects import Bucket, ObjectBlobs
 
 GOAL = 0.7
 SIZES = {"64MB": (64_000_000, 15), "4kB": (4096, 301)}  # bytes, turns
@@ -147,7 +147,7 @@ def measure(folder: Path) -> Iterator[tuple[str, dict[str, list[float]], float |
     with s3_server(folder / "s3") as endpoint:
         if endpoint is not None:
             options = {"endpoint": endpoint, "region": "us-east-1"}
-            blobs, store = ObjectBlobs("s3://bucket/ours", options), BucketObjects("s3://bucket/raw", options)._store
+            blobs, store = ObjectBlobs("s3://bucket/ours", options), Bucket("s3://bucket/raw", options)._store
             for name, (size, turns) in SIZES.items():
                 requests: tuple[Put, Get] = (
                     (lambda data: obstore.put(store, "by-hand", data)),

@@ -32,7 +32,7 @@ from velodrome.data.fields import Field
 from velodrome.data.layout import materialise
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import Batch, TensorBatches
-from velodrome.registry.series import SeriesWriter
+from velodrome.registry.series_writer import SeriesWriter
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of

@@ -19,7 +19,8 @@ from velodrome.data.dataset import Dataset
 from velodrome.data.snapshots import Taken, take_snapshot
 from velodrome.models.predictor import Model
 from velodrome.recipe import Recipe
-from velodrome.registry.runs import runs_frame
+from velodrome.registry.search import runs_frame
+from velodrome.registry.tags import Tags
 from velodrome.serving.batch import Predicted, load_model, predict_file
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.track import TrackedRun, tracked
@@ -39,14 +40,16 @@ def open(path: str | Path | None = None) -> Workspace:  # noqa: A001 - vd.open i
     return open_folder(root, read_config(root))
 
 
-def run(recipe: Recipe, *, seed: int = 0, fresh: bool = False, ws: Workspace | None = None) -> pipeline.Result:
+def run(
+    recipe: Recipe, *, seed: int = 0, fresh: bool = False, tags: Tags | None = None, ws: Workspace | None = None
+) -> pipeline.Result:
     """Data, checks, training, evaluation, gates, approval: all of a recipe, or what of it is not done yet.
 
-    The code that the run is named by is the script that calls this, or the cells of the notebook.
+    The code that the run is named by is the script that calls this, or the cells of the notebook. `tags` are set on its runs.
     """
     file, cells = _caller()
     with _opened(ws) as opened:
-        return pipeline.run(opened, recipe, file=file, cells=cells, seed=seed, fresh=fresh)
+        return pipeline.run(opened, recipe, file=file, cells=cells, seed=seed, fresh=fresh, tags=tags)
 
 
 def retrain(
@@ -59,10 +62,15 @@ def retrain(
         return retraining.retrain(opened, recipe, source, seed=seed, now=now, asked=asked)
 
 
-def runs(name: str | None = None, *, ws: Workspace | None = None) -> pl.DataFrame:
-    """All runs, newest first, one a row: id, name, state, metrics and what they were made from."""
+def runs(
+    query: str = "", *, name: str | None = None, limit: int | None = None, ws: Workspace | None = None
+) -> pl.DataFrame:
+    """The runs that a query finds, one a row: `vd.runs("metrics.roc_auc > 0.7 order by metrics.roc_auc desc", limit=10)`.
+
+    All of them, newest first, without one. docs/search.md says what can be asked. `name`: only runs of that recipe.
+    """
     with _opened(ws) as opened:
-        return runs_frame(opened, name)
+        return runs_frame(opened, query, name=name, limit=limit)
 
 
 def load(reference: str, *, ws: Workspace | None = None) -> Model:
@@ -89,6 +97,7 @@ def track(
     params: Mapping[str, Any] | None = None,
     data: Taken | None = None,
     seed: int = 0,
+    tags: Tags | None = None,
     ws: Workspace | None = None,
 ) -> AbstractContextManager[TrackedRun]:
     """Record a training loop of one's own: `with vd.track("my-loop", params={...}) as run: run.log(step, loss=loss)`."""
@@ -99,6 +108,7 @@ def track(
         params=dict(params or {}),
         snapshot=data.digest if data else None,
         seed=seed,
+        tags=tags,
         file=file,
         cells=cells,
     )

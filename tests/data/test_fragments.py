@@ -52,7 +52,7 @@ def test_nothing_in_quarantine_is_no_blob(ws: Workspace) -> None:
     assert quarantined_rows(ws, fragment) is None
 
 
-def test_a_fragment_is_found_by_its_name_and_points_at_its_blobs(ws: Workspace) -> None:
+def test_a_fragment_is_found_by_its_name_and_points_at_its_file_and_its_blobs(ws: Workspace) -> None:
     delivery = deliver(ws)
     assert find_fragment(ws, fragment_name(delivery.digest, CONTRACT)) is None
     fragment = derive_fragment(ws, delivery, CONTRACT)
@@ -60,6 +60,7 @@ def test_a_fragment_is_found_by_its_name_and_points_at_its_blobs(ws: Workspace) 
     assert find_fragment(ws, fragment.name) == fragment
     edges = {edge.role: edge.dst for edge in ws.ledger.edges(digest_record(fragment))}
     assert edges == {
+        "source": delivery.digest,
         "rows": fragment.content,
         "converted": fragment.converted,
         "quarantine": fragment.quarantine,

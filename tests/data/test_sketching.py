@@ -48,6 +48,22 @@ class Watched(Blobs):
     def list(self) -> Iterator[Any]:
         return self.blobs.list()
 
+    def copy_to(self, digest: str, out: Any) -> int:
+        self.seen.append(digest)
+        return self.blobs.copy_to(digest, out)
+
+    def keep(self, digest: str) -> bool:
+        return self.blobs.keep(digest)
+
+    def entries(self) -> Iterator[Any]:
+        return self.blobs.entries()
+
+    def collect(self, digest: str, before: Any) -> bool:
+        return self.blobs.collect(digest, before)
+
+    def sweep(self, before: Any) -> int:
+        return self.blobs.sweep(before)
+
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import polars as pl
 import pytest
 
 from velodrome.core.digest import digest_bytes
@@ -21,16 +20,16 @@ from velodrome.registry.runs import (
     find_by_key,
     finish,
     get_run,
-    list_runs,
     outcome_of,
+    record_report,
     report_of,
     resumed,
-    runs_frame,
     show_run,
     start,
 )
-from velodrome.registry.series import SeriesWriter, history_digest
-from velodrome.store.ledger import Link, Put, digest_record, verify_chain
+from velodrome.registry.series import history_digest
+from velodrome.registry.series_writer import SeriesWriter
+from velodrome.store.ledger import digest_record, verify_chain
 from velodrome.store.workspace import Workspace
 
 MakeRun = Callable[..., Run]
@@ -56,7 +55,7 @@ def report(value: float) -> Report:
 
 
 def judge(ws: Workspace, run: Run, value: float) -> None:
-    ws.commit(Put(report(value)), Link(f"run:{run.id}", digest_record(report(value)), "report"))
+    record_report(ws, run.id, report(value))
 
 
 def done(ws: Workspace, run: Run, **fields: Any) -> Run:
@@ -79,7 +78,7 @@ def test_a_run_is_recorded_with_what_it_was_made_from(ws: Workspace, make_run: M
     }
     assert get_run(ws, run.id) == run
     assert outcome_of(ws, run.id) is None
-    assert list_runs(ws)[0].state is RunState.CREATED
+    assert show_run(ws, run.id).state is RunState.CREATED
 
 
 def test_a_run_goes_from_created_to_finished_and_no_further(ws: Workspace, make_run: MakeRun) -> None:
@@ -195,43 +194,12 @@ def test_a_run_is_found_by_its_beginning(ws: Workspace, make_run: MakeRun) -> No
             get_run(ws, missing)
 
 
-def test_runs_are_listed_newest_first_by_name_state_and_number(ws: Workspace, make_run: MakeRun) -> None:
-    first = done(ws, make_run(seed=1))
-    judge(ws, first, 0.7051)
-    second = start(ws, make_run(seed=2))
-    third = start(ws, make_run(seed=3, name="other"))
-    assert [run.id for run in list_runs(ws)] == [third.id, second.id, first.id]
-    assert [run.id for run in list_runs(ws, "late")] == [second.id, first.id]
-    assert [run.id for run in list_runs(ws, limit=1)] == [third.id]
-    assert [run.id for run in list_runs(ws, state=RunState.FINISHED, limit=1)] == [first.id]
-    assert list_runs(ws, "nobody") == []
-    assert list_runs(ws, "late")[1].metric == "roc_auc 0.7051"
-    assert list_runs(ws, "late")[0].metric is None
-
-
 def test_the_newest_report_counts(ws: Workspace, make_run: MakeRun) -> None:
     run = done(ws, make_run())
     judge(ws, run, 0.9)
     start(ws, make_run(seed=5))  # time passes
     judge(ws, run, 0.8)
     assert report_of(ws, run.id) == report(0.8)
-
-
-def test_the_frame_has_a_column_for_each_metric_and_parameter(ws: Workspace, make_run: MakeRun) -> None:
-    empty = runs_frame(ws)
-    assert empty.height == 0
-    first = done(ws, make_run(seed=1), rows=100)
-    judge(ws, first, 0.7)
-    start(ws, make_run(seed=2, recipe={"learner": {"epochs": "many"}, "depth": 3}))
-    frame = runs_frame(ws)
-    assert frame.columns[: len(empty.columns)] == empty.columns
-    assert frame.select(empty.columns).schema == empty.schema
-    assert frame["state"].to_list() == ["created", "finished"]
-    assert frame["metrics.roc_auc"].to_list() == [None, 0.7]
-    assert frame["recipe.learner.epochs"].to_list() == ["many", "6"]
-    assert frame["recipe.depth"].to_list() == [3, None]
-    assert frame.filter(pl.col("metrics.roc_auc") > 0.6)["id"].to_list() == [first.id]
-    assert runs_frame(ws, "other").height == 0
 
 
 def test_a_comparison_says_what_differs_and_the_figures(ws: Workspace, make_run: MakeRun) -> None:

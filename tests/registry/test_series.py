@@ -1,56 +1,34 @@
-import subprocess
-import sys
-import threading
-from collections.abc import Sequence
+"""Reading histories: which points count after several attempts, what is in a digest, and blocks of every format."""
+
+import struct
+from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from velodrome.core.digest import Digest
-from velodrome.core.errors import IntegrityError, NotFound, StateError, StorageError
+from velodrome.core.digest import Digest, digest_bytes
+from velodrome.core.errors import IntegrityError, NotFound
 from velodrome.registry.series import (
     RESTORED,
     SeriesKind,
-    SeriesWriter,
+    decode_block,
+    encode_block,
     history_digest,
     read_histories,
     read_series,
     series_names,
 )
-from velodrome.store.ledger import Append, Write
+from velodrome.registry.series_writer import SeriesWriter
+from velodrome.store.ledger import Append, Block
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.store.workspace import Workspace
 
 Logged = list[tuple[int, float]]
-
-
-class FaultyLedger(SqliteLedger):
-    """The real ledger, of which some commits fail before or after they took effect."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.faults: list[str] = []
-
-    def commit(self, writes: Sequence[Write], *, actor: str, now: datetime) -> None:
-        fault = self.faults.pop(0) if self.faults else ""
-        if fault == "before":
-            raise StorageError("the disk is full")
-        super().commit(writes, actor=actor, now=now)
-        if fault == "after":
-            raise OSError("the connection broke")
-
-
-@pytest.fixture
-def faulty(ws: Workspace) -> tuple[Workspace, FaultyLedger]:
-    ledger = FaultyLedger(ws.store / "ledger.db")
-    return replace(ws, ledger=ledger), ledger
 
 
 def attempt(ws: Workspace, run: str, number: int, points: Logged, *, restored: int | None = None) -> None:
@@ -64,11 +42,13 @@ def attempt(ws: Workspace, run: str, number: int, points: Logged, *, restored: i
 def curve(ws: Workspace, run: str, name: str = "loss") -> Logged:
     steps, values = read_series(ws, run, name)
     assert (steps.dtype, values.dtype) == (np.int64, np.float64)
+    whole = read_histories(ws, run)[name]
+    assert (whole.steps.tobytes(), whole.values.tobytes()) == (steps.tobytes(), values.tobytes())
     return list(zip(steps.tolist(), values.tolist(), strict=True))
 
 
 def test_what_was_logged_is_read_bit_by_bit(ws: Workspace) -> None:
-    values = [0.1, -0.0, 1e-310, float("inf"), 5]
+    values = [0.1, -0.0, 1e-310, float("inf"), float("nan"), 5]
     with SeriesWriter(ws, "r", 1) as writer:
         for step, value in enumerate(values, start=1):
             writer.log(step, loss=value, step=step)
@@ -77,51 +57,6 @@ def test_what_was_logged_is_read_bit_by_bit(ws: Workspace) -> None:
     assert series_names(ws, "r") == ("loss", "step", "validation_loss")
     assert np.array([value for _, value in curve(ws, "r")]).tobytes() == np.array(values, dtype=float).tobytes()
     assert [step for step, _ in curve(ws, "r", "validation_loss")] == [1, 3, 5]
-
-
-def test_a_thread_ships_without_being_asked(ws: Workspace) -> None:
-    writer = SeriesWriter(ws, "r", 1, seconds=0.01)
-    writer.log(1, loss=0.5)
-    waiting = threading.Event()
-    for _ in range(1000):
-        if ws.ledger.blocks("r"):
-            break
-        waiting.wait(0.01)
-    assert curve(ws, "r") == [(1, 0.5)]
-    writer.close()
-
-
-def test_what_was_flushed_survives_a_kill(ws: Workspace) -> None:
-    program = """if True:
-        import os, sys
-        from pathlib import Path
-        from velodrome.registry.series import SeriesWriter
-        from velodrome.store.workspace import open_folder
-        writer = SeriesWriter(open_folder(Path(sys.argv[1])), "r", 1, seconds=3600)
-        writer.log(1, loss=0.5)
-        assert writer.flush()
-        writer.log(2, loss=0.4)
-        os.kill(os.getpid(), 9)
-    """
-    assert subprocess.run([sys.executable, "-c", program, str(ws.root)], check=False).returncode == -9
-    assert curve(ws, "r") == [(1, 0.5)]
-
-
-def test_many_threads_log_at_once_and_nothing_is_lost(ws: Workspace) -> None:
-    writer = SeriesWriter(ws, "r", 1, seconds=0.001)
-
-    def log(name: str) -> None:
-        for step in range(1, 1001):
-            writer.log(step, **{name: step / 7})
-
-    threads = [threading.Thread(target=log, args=(f"s{number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert writer.close().kept == 4000
-    for number in range(4):
-        assert curve(ws, "r", f"s{number}") == [(step, step / 7) for step in range(1, 1001)]
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -159,6 +94,51 @@ def test_an_attempt_that_did_nothing_takes_nothing_back(ws: Workspace) -> None:
     assert curve(ws, "r") == [(1, 11.0)]
 
 
+def test_an_attempt_takes_back_what_it_does_not_log_itself(ws: Workspace) -> None:
+    """Seen in the marks, since the series that is read has no block of that attempt."""
+    with SeriesWriter(ws, "r", 1) as writer:
+        for step in (1, 2, 3):
+            writer.log(step, loss=0.1, accuracy=0.9)
+    attempt(ws, "r", 2, [(3, 0.2)], restored=2)
+    assert curve(ws, "r", "accuracy") == [(1, 0.9), (2, 0.9)]
+    attempt(ws, "r", 3, [(1, 0.3)])
+    assert curve(ws, "r", "accuracy") == []
+
+
+class CountingLedger(SqliteLedger):
+    """The real ledger, which remembers what of series it was asked for."""
+
+    asked: list[tuple[str, str | None]]
+
+    def blocks(self, run: str, series: str | None = None) -> list[Block]:
+        self.asked.append((run, series))
+        return super().blocks(run, series)
+
+
+def test_one_series_is_read_without_the_others(ws: Workspace) -> None:
+    with SeriesWriter(ws, "r", 1) as writer:
+        writer.log(1, loss=0.1, accuracy=0.9)
+    with closing(CountingLedger(ws.store / "ledger.db")) as ledger:
+        ledger.asked = []
+        read_series(replace(ws, ledger=ledger), "r", "loss")
+        assert ledger.asked == [("r", "loss"), ("r", "")]
+
+
+def test_a_run_from_before_there_were_marks_is_read_as_it_was(ws: Workspace) -> None:
+    def old(name: str, number: int, steps: list[int], values: list[float]) -> Block:
+        data = struct.pack("<4sBB2x", b"vdms", 1, 0) + np.array(steps, "<i8").tobytes() + np.array(values).tobytes()
+        return Block("r", name, number, steps[0], steps[-1], len(steps), data)
+
+    ws.commit(old("loss", 1, [1, 2, 4], [1.0, 2.0, 4.0]), old("accuracy", 1, [1, 2], [0.1, 0.2]))
+    assert curve(ws, "r") == [(1, 1.0), (2, 2.0), (4, 4.0)]
+    ws.commit(old("loss", 2, [1, 3], [11.0, 13.0]))
+    assert (curve(ws, "r"), curve(ws, "r", "accuracy")) == ([(1, 11.0), (3, 13.0)], [])
+    ws.commit(Append("run:r", RESTORED, {"attempt": 3, "step": 1, "redone": 2}))
+    with SeriesWriter(ws, "r", 3) as writer:
+        writer.log(2, accuracy=0.5)
+    assert (curve(ws, "r"), curve(ws, "r", "accuracy")) == ([(1, 11.0)], [(2, 0.5)])
+
+
 def test_the_digest_covers_values_and_not_timings_or_blocks(ws: Workspace) -> None:
     def record(run: str, values: list[float], times: float, block: int) -> Digest:
         with SeriesWriter(ws, run, 1, seconds=3600) as writer:
@@ -169,6 +149,7 @@ def test_the_digest_covers_values_and_not_timings_or_blocks(ws: Workspace) -> No
         return history_digest(ws, run)
 
     base = record("a", [1.0, 2.0, 3.0], 0.1, 1)
+    assert base == digest_bytes(b"loss\0" + b"3\0" + struct.pack("<3q3d", 1, 2, 3, 1.0, 2.0, 3.0))
     assert record("b", [1.0, 2.0, 3.0], 0.2, 2) == base
     assert record("c", [1.0, 2.0, np.nextafter(3.0, 4.0)], 0.1, 1) != base
     assert record("d", [1.0, 2.0], 0.1, 1) != base
@@ -177,61 +158,18 @@ def test_the_digest_covers_values_and_not_timings_or_blocks(ws: Workspace) -> No
     assert set(kinds.values()) == {SeriesKind.TIMING}
 
 
-@pytest.mark.parametrize("fault", ["before", "after"])
-def test_a_failing_ledger_costs_no_point_and_no_training(faulty: tuple[Workspace, FaultyLedger], fault: str) -> None:
-    ws, ledger = faulty
-    ledger.faults = [fault, fault]
-    writer = SeriesWriter(ws, "r", 1, seconds=3600)
-    for step in range(1, 6):
-        writer.log(step, loss=step / 2)
-        assert writer.flush() is (step > 2)
-    report = writer.close()
-    assert curve(ws, "r") == [(step, step / 2) for step in range(1, 6)]
-    assert (report.kept, report.lost, report.dropped, report.failures) == (5, 0, 0, 2)
-    assert ("disk is full" if fault == "before" else "connection broke") in report.problem
-
-
-def test_points_that_could_not_be_committed_are_counted_at_the_end(faulty: tuple[Workspace, FaultyLedger]) -> None:
-    ws, ledger = faulty
-    writer = SeriesWriter(ws, "r", 1, seconds=3600)
-    writer.log(1, loss=0.5, lr=0.1)
-    ledger.faults = ["before"]
-    report = writer.close()
-    assert (report.kept, report.lost, report.failures) == (0, 2, 1)
-
-
-def test_what_is_no_number_or_out_of_order_is_dropped_and_told(ws: Workspace) -> None:
-    writer = SeriesWriter(ws, "r", 1, seconds=3600)
-    writer.log(2, loss=1.0, lr="high")  # type: ignore[arg-type]
-    writer.flush()
-    writer.log(2, loss=5.0)
-    writer.log(1, loss=5.0)
-    writer.log(2.5, loss=5.0)  # type: ignore[arg-type]
-    writer.log(3, loss=0.5)
-    report = writer.close()
-    assert curve(ws, "r") == [(2, 1.0), (3, 0.5)]
-    assert (report.kept, report.dropped) == (2, 4)
-    assert "loss at step 2.5" in report.problem
-
-
-def test_a_closed_writer_says_so_and_closes_again(ws: Workspace) -> None:
-    writer = SeriesWriter(ws, "r", 1)
-    writer.log(1, loss=0.5)
-    assert writer.close() == writer.close()
-    with pytest.raises(StateError, match="closed"):
-        writer.log(2, loss=0.4)
-
-
 def test_a_series_that_is_not_there_is_named_with_the_nearest(ws: Workspace) -> None:
     attempt(ws, "r", 1, [(1, 0.5)])
     with pytest.raises(NotFound, match="did you mean 'loss'"):
         read_series(ws, "r", "los")
+    with pytest.raises(NotFound):
+        read_series(ws, "r", "")
 
 
 def test_a_block_that_is_damaged_is_refused(ws: Workspace) -> None:
     attempt(ws, "r", 1, [(1, 0.5), (2, 0.4)])
-    (block,) = ws.ledger.blocks("r")
-    for data in (block.data[:-1], b"xxxx" + block.data[4:], b""):
+    (block,) = ws.ledger.blocks("r", "loss")
+    for data in (block.data[:-1], b"xxxx" + block.data[4:], b"", block.data[:4] + b"\x03" + block.data[5:]):
         ws.commit(msgspec.structs.replace(block, data=data))
         with pytest.raises(IntegrityError, match="does not read"):
             read_series(ws, "r", "loss")
@@ -243,3 +181,32 @@ def test_a_curve_always_rises_in_steps(ws: Workspace) -> None:
     steps, values = read_series(ws, "r", "loss")
     assert all(earlier < later for earlier, later in pairwise(steps.tolist()))
     assert values.tolist() == [8.0, 2.0]
+
+
+@example(first=-(2**63), gaps=[2**63 + 5])
+@example(first=-(2**63), gaps=[2**62, 2**62, 2**62])
+@given(
+    first=st.integers(-(2**63), 2**63 - 1),
+    gaps=st.one_of(
+        st.lists(st.integers(1, 3), max_size=20),
+        st.builds(lambda gap, count: [gap] * count, st.integers(1, 2**62), st.integers(0, 5)),
+        st.lists(st.integers(1, 2**64), max_size=3),
+    ),
+)
+def test_a_block_comes_back_whatever_its_steps(first: int, gaps: list[int]) -> None:
+    steps = [first]
+    for gap in gaps:
+        if steps[-1] + gap < 2**63:
+            steps.append(steps[-1] + gap)
+    values = np.arange(len(steps)) / 7
+    block = encode_block("r", "step_time", 1, np.array(steps), values)
+    kind, found_steps, found_values = decode_block(block)
+    assert (kind, found_steps.tolist()) == (SeriesKind.TIMING, steps)
+    assert found_values.tobytes() == values.tobytes()
+    assert (block.first_step, block.last_step, block.count) == (steps[0], steps[-1], len(steps))
+
+
+def test_regular_steps_cost_nothing() -> None:
+    values = np.zeros(1000)
+    assert len(encode_block("r", "loss", 1, np.arange(5, 5005, 5), values).data) == 8 + 8 * 1000
+    assert len(encode_block("r", "loss", 1, np.arange(1000) ** 2, values).data) == 8 + 16 * 1000

@@ -10,7 +10,7 @@ import pytest
 from project import LINEAR, Project, customers
 
 from velodrome.control.checkup import examine
-from velodrome.registry.runs import RunSummary, list_runs
+from velodrome.registry.search import RunSummary, list_runs
 from velodrome.store.workspace import open_folder
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(project: Project) -> No
     said = project.error("run", "recipe.py", "--set", "learner.optimizer.lr=1e30", "--set", "learner.clip=null")
     assert (said["error"], said["exit_code"]) == ("Diverged", 6)
     assert "learning rate" in said["remedy"]
-    assert [run["state"] for run in project.json("runs", "list")] == ["failed"]
+    assert [run["state"] for run in project.json("runs", "list")["runs"]] == ["failed"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])

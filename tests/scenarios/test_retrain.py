@@ -112,7 +112,7 @@ def _retrained(project: Project) -> list[object]:
     """What the same command says in the end, less what differs between two times: ids and seconds."""
     end = project.json("retrain", "recipe.py")
     shown = project.json("models", "show", "churn@champion")["version"]
-    runs = project.json("runs", "list")
+    runs = project.json("runs", "list")["runs"]
     outcome = project.json("runs", "show", shown["run"])["outcome"]
     return [
         end["conclusion"]["verdict"],

@@ -21,7 +21,7 @@ def test_a_recipe_becomes_a_champion_and_the_same_again_does_nothing(project: Pr
     again = project.json("run", "recipe.py")
     assert again["found"]
     assert (again["run"], again["key"], again["version"]) == (first["run"], first["key"], first["version"])
-    assert len(project.json("runs", "list")) == 2
+    assert len(project.json("runs", "list")["runs"]) == 2
 
     project.write("README.md", "Another text.\n")
     assert project.json("run", "recipe.py")["found"]
@@ -45,7 +45,7 @@ def test_a_gate_that_changes_is_judged_without_training_again(project: Project) 
     refused = project.call("run", "recipe.py")
     assert refused.returncode == 8
     assert "0.999" in refused.stderr
-    runs = project.json("runs", "list")
+    runs = project.json("runs", "list")["runs"]
     assert first["run"] in {run["id"] for run in runs}
     assert len(runs) == 2
     assert project.json("models", "show", "churn@champion")["version"]["number"] == 1
@@ -93,7 +93,7 @@ def test_the_same_run_at_once_is_refused_by_name_while_others_may_look(make_proj
         said = project.error("run", "recipe.py")
         assert (said["error"], said["exit_code"]) == ("RunHeld", 5)
         assert f"process {process.pid}" in said["received"]
-        assert [run["state"] for run in project.json("runs", "list")] == ["running"]
+        assert [run["state"] for run in project.json("runs", "list")["runs"]] == ["running"]
     finally:
         process.kill()
         process.communicate()

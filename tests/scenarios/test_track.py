@@ -64,7 +64,7 @@ def test_a_loop_of_ones_own_is_killed_goes_on_and_predicts(tmp_path: Path) -> No
         said, _ = _start(folder, 0).communicate()
         assert "registered my-loop/1" in said
         with vd.open(folder) as ws:
-            [run] = vd.runs("my-loop", ws=ws).to_dicts()
+            [run] = vd.runs(name="my-loop", ws=ws).to_dicts()
             assert (run["state"], run["attempts"]) == ("finished", 2 if kill else 1)
             x = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
             predicted = vd.load("my-loop/1", ws=ws).predict({"input": x})["prediction"].to_numpy()

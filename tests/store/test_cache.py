@@ -1,5 +1,6 @@
 """The cache of remote blobs: verified at every use, within its limit, and never more than a matter of time."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -77,6 +78,8 @@ class TestCachedS3(BlobsConformance):
 
 
 class TestCachedFolder(BlobsConformance):
+    tick = timedelta(milliseconds=10)
+
     @pytest.fixture
     def blobs(self, cached: CachedBlobs) -> CachedBlobs:
         return cached
@@ -103,6 +106,43 @@ def test_what_was_read_once_is_not_fetched_again(cached: CachedBlobs) -> None:
     assert cached.read(digest) == b"data" * 1000
     assert cached.local(digest).read_bytes() == b"data" * 1000
     assert fetched(cached) == 0
+
+
+def test_a_copy_comes_from_the_cache_and_does_not_fill_it(cached: CachedBlobs) -> None:
+    digest = cached.put(os.urandom(3 * CHUNK)).digest
+    out = io.BytesIO()
+    fetched(cached)
+    assert cached.copy_to(digest, out) == 3 * CHUNK
+    assert digest_bytes(out.getvalue()) == digest
+    assert fetched(cached) == 1
+    assert copies(cached) == []
+    cached.local(digest)
+    fetched(cached)
+    assert cached.copy_to(digest, out) == 3 * CHUNK
+    assert digest_bytes(out.getvalue()[3 * CHUNK :]) == digest
+    assert fetched(cached) == 0
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
+def test_a_damaged_copy_is_not_copied_on(cached: CachedBlobs, how: str) -> None:
+    digest = cached.put(b"precious" * 1000).digest
+    harm(cached.local(digest), how)
+    out = io.BytesIO(b"head ")
+    out.seek(5)
+    assert cached.copy_to(digest, out) == 8000
+    assert out.getvalue() == b"head " + b"precious" * 1000
+
+
+def test_what_is_collected_leaves_the_cache_too(cached: CachedBlobs) -> None:
+    digest = cached.put(b"data").digest
+    path = cached.local(digest)
+    long_ago, future = datetime(2026, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(hours=1)
+    assert not cached.collect(digest, long_ago)
+    assert path.exists()
+    assert cached.collect(digest, future)
+    assert not path.exists()
+    with pytest.raises(MissingBlob):
+        cached.read(digest)
 
 
 def test_what_was_asked_for_as_a_file_is_not_fetched_again(cached: CachedBlobs) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velodrome.core.digest import CHUNK, digest_bytes
-from velodrome.core.errors import ConfigurationError, IntegrityError, MissingBlob, StorageError
+from velodrome.core.errors import ConfigurationError, IntegrityError, MissingBlob, StorageError, WrongKey
 from velodrome.store.blobs import Blobs, FolderBlobs
 from velodrome.store.encryption import EncryptedBlobs, EncryptedObjects
-from velodrome.store.keys import KEY_BYTES, WrappingKey, WrongKey
+from velodrome.store.keys import KEY_BYTES, WrappingKey
 from velodrome.store.named import AddressedBlobs, Content, FolderObjects, blob_name
 from velodrome.testing.blobs import BlobsConformance
 
@@ -32,6 +33,8 @@ def flipped(data: bytes, place: int) -> bytes:
 
 
 class TestEncryptedFolder(BlobsConformance):
+    tick = timedelta(milliseconds=10)
+
     @pytest.fixture
     def blobs(self, tmp_path: Path) -> EncryptedBlobs:
         self.root = tmp_path / "blobs"
@@ -56,8 +59,8 @@ class TestEncryptedS3(BlobsConformance):
 
 
 def objects_in(root: Path) -> list[Path]:
-    """The files of objects, without the keyring."""
-    return [path for path in root.rglob("*") if path.is_file() and path.parent.name not in {"keyring", "incoming"}]
+    """The files of objects, without the keyring and what lies beside them."""
+    return [path for path in root.glob("??/*") if path.is_file()]
 
 
 @pytest.fixture
@@ -280,6 +283,9 @@ def test_another_key_opens_nothing_and_is_named(root: Path) -> None:
         lambda: stranger.put(b"more"),
         lambda: stranger.delete(digest),
         lambda: list(stranger.list()),
+        lambda: list(stranger.entries()),
+        lambda: stranger.keep(digest),
+        lambda: stranger.collect(digest, datetime.now(UTC)),
         lambda: stranger.rotate(NEW),
     ):
         with pytest.raises(WrongKey, match=OLD.id) as failure:
@@ -297,6 +303,9 @@ def test_an_empty_place_opens_with_any_key(root: Path) -> None:
         blobs = opened(root, key)
         assert not blobs.has(digest_bytes(b"data"))
         assert list(blobs.list()) == []
+        assert list(blobs.entries()) == []
+        assert not blobs.keep(digest_bytes(b"data"))
+        assert not blobs.collect(digest_bytes(b"data"), datetime.now(UTC))
         blobs.delete(digest_bytes(b"data"))
         with pytest.raises(MissingBlob):
             blobs.read(digest_bytes(b"data"))
@@ -318,6 +327,27 @@ def test_one_of_two_damaged_keyrings_is_enough(root: Path) -> None:
             path.write_bytes(harm) if harm is not None else path.unlink()
             assert opened(root).read(digest) == b"data"
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("place", ["folder", "S3"])
+def test_a_collection_takes_no_key(place: str, request: pytest.FixtureRequest, root: Path) -> None:
+    """Nor does what a collector does show the name of what it collects."""
+    inner = FolderBlobs(root) if place == "folder" else request.getfixturevalue("s3").blobs()
+    seen = root if place == "folder" else request.getfixturevalue("s3").folder
+    blobs = EncryptedBlobs(inner, OLD)
+    going, kept = (blobs.put(data).digest for data in (b"going", b"kept"))
+    assert blobs.keep(kept)
+    assert {entry.digest: entry.size for entry in blobs.entries()} == {going: HEAD + 5 + TAG, kept: HEAD + 4 + TAG}
+    assert not any(digest[2:] in path.as_posix() for digest in (going, kept) for path in seen.rglob("*"))
+    future = datetime.now(UTC) + timedelta(hours=1)
+    assert blobs.collect(going, future)
+    assert blobs.sweep(future) == 0
+    blobs.rotate(NEW)
+    again = EncryptedBlobs(inner, NEW)
+    assert list(again.list()) == [kept]
+    assert again.read(kept) == b"kept"
+    assert again.collect(kept, future)
+    assert len(list((seen / "keyring").iterdir())) == 4
 
 
 def test_two_damaged_keyrings_are_an_error_and_not_a_new_store(root: Path) -> None:

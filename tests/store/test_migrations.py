@@ -1,3 +1,4 @@
+import math
 import resource
 import sqlite3
 import subprocess
@@ -15,12 +16,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
+from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import LedgerVersionError, StorageError
 from velodrome.store import postgres as postgres_module
 from velodrome.store import schema
 from velodrome.store.ledger import Append, Link, Move, Put, digest_record, verify_chain
 from velodrome.store.migrations.way import STEPS
 from velodrome.store.postgres import PostgresLedger
+from velodrome.store.query import Compare, Query
 from velodrome.store.sql import SqlLedger
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.testing.ledger import Sample
@@ -28,7 +31,7 @@ from velodrome.testing.ledger import Sample
 pytestmark = pytest.mark.slow  # together more than two seconds
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-FIRST = Path(__file__).with_name("ledger-1.sql")
+FIRST, SECOND = (Path(__file__).with_name(f"ledger-{version}.sql") for version in (1, 2))
 VERSIONS = range(1, schema.VERSION)
 NewAddress = Callable[[], str]
 
@@ -121,6 +124,125 @@ def test_a_ledger_that_version_1_wrote_is_migrated(tmp_path: Path) -> None:
         assert (len(ledger.edges("run")), len(ledger.blocks("r"))) == (2, 2)
 
 
+def old_ledger(address: str, fixture: Path, version: int) -> None:
+    """A ledger with what the fixture holds, in whatever database."""
+    with closing(sqlite3.connect(":memory:" if "://" in address else address)) as source:
+        source.executescript(fixture.read_text(encoding="utf-8"))
+        if "://" not in address:
+            return
+        with program_of(version), closing(open_at(address)) as ledger, ledger._transaction() as connection:
+            for table in sa.inspect(connection).get_table_names():
+                if table != "schema_version":
+                    rows = source.execute(f"SELECT * FROM {table}")
+                    into = sa.table(table, *(sa.column(column[0]) for column in rows.description))
+                    connection.execute(into.insert(), [dict(zip(into.c.keys(), row, strict=True)) for row in rows])
+
+
+def digest(text: str) -> str:
+    return digest_bytes(text.encode())
+
+
+RUNS = [f"run:01kdyr{number:020d}" for number in range(1, 7)]
+RECIPE = {
+    "params.type": "recipe",
+    "params.learner.lr": 0.01,
+    "params.learner.epochs": 6.0,
+    "params.learner.refit": "true",
+    "params.features": '["a","é"]',
+    "params.note": 'it\'s 100 % "ours"',
+    "params.long": "é" * 512,
+}
+
+
+def in_version_2(number: int) -> dict[str, Any]:
+    """What every run of the fixture has."""
+    run = RUNS[number - 1].removeprefix("run:")
+    inputs = {name: digest(name) for name in ("code", "environment")}
+    return inputs | {"id": run, "key": digest(run), "name": "late", "type": "train", "seed": 7.0, "state": "finished"}
+
+
+def ended(**other: float | str) -> dict[str, Any]:
+    return {"seconds": 1.5} | other
+
+
+def series(name: str, **figures: float) -> dict[str, float]:
+    return {f"series.{name}.{figure}": value for figure, value in figures.items()}
+
+
+IN_VERSION_2: list[dict[str, Any]] = [
+    in_version_2(1)
+    | RECIPE
+    | {
+        "owner": "team-a",
+        "snapshot": digest("snapshot"),
+        "attempts": 2.0,
+        "started": "2026-01-02T03:04:06.678901+00:00",
+    }
+    | ended(steps=8.0, rows=100.0, artifact=digest("artifact"), weights=digest("weights"))
+    | {"metrics.roc_auc": 0.7051, "metrics.log_loss": 0.25, "primary": "roc_auc"}  # of the newest report alone
+    | series("loss", last=0.25, min=0.25, max=1.0, count=8)  # not what was done again: -100 at step 6
+    | series("step_time", last=0.5, min=0.25, max=1.0, count=8)
+    | series("val/roc auc", last=0.54, min=0.51, max=0.54, count=4),
+    in_version_2(2)
+    | RECIPE
+    | {
+        "type": "refit",
+        "seed": 8.0,
+        "snapshot": digest("snapshot"),
+        "attempts": 1.0,
+        "judge": RUNS[0].removeprefix("run:"),
+    }
+    | ended(steps=9.0, rows=120.0, artifact=digest("refit"), started="2026-01-02T03:04:11.678901+00:00"),
+    in_version_2(3)
+    | {"name": "line", "type": "track", "attempts": 1.0, "started": "2026-01-02T03:04:13.678901+00:00"}
+    | {"params.lr": 0.1, "params.odd.name": "x", "params.true": "yes"}
+    | ended(steps=3.0)
+    | {"metrics.loss": 1.0, "metrics.high": -3.0}  # the last of each value series, where it is a number
+    | series("loss", last=1.0, min=1.0, max=3.0, count=3)
+    | series("broken", min=1.0, max=2.0, count=3)
+    | series("never", count=3)
+    | series("data_wait", last=0.125, min=0.125, max=0.125, count=3)
+    | series("high", last=-3.0, min=-3.0, max=math.inf, count=3),
+    in_version_2(4)
+    | {"name": "line", "type": "track", "attempts": 1.0, "started": "2026-01-02T03:04:15.678901+00:00"}
+    | {"params.lr": 0.2, "state": "failed"}
+    | series("loss", last=2.0, min=1.0, max=2.0, count=2),
+    in_version_2(5)
+    | {"owner": "team-a", "snapshot": digest("snapshot"), "attempts": 0.0, "state": "created"}
+    | {"started": "2026-01-02T03:04:16.678901+00:00"},
+    in_version_2(6)
+    | RECIPE
+    | {"owner": "team-a", "snapshot": digest("snapshot"), "attempts": 2.0, "state": "running", "seed": -3.0}
+    | {"started": "2026-01-02T03:04:17.678901+00:00"},
+]
+
+
+def test_the_runs_that_version_2_wrote_are_found_by_their_facts(address: str) -> None:
+    old_ledger(address, SECOND, 2)
+    with closing(open_at(address)) as ledger:
+        facts = list(ledger.facts(RUNS).values())
+        histories = [found.pop("history", None) for found in facts]
+        assert facts == IN_VERSION_2
+        assert [history is not None for history in histories] == [True, True, True, False, False, False]
+        assert count(ledger, "fact") == sum(map(len, IN_VERSION_2)) + 3
+        query = Query(where=Compare("metrics.roc_auc", ">", 0.7))
+        assert [found.subject for found in ledger.search(query)] == RUNS[:1]
+        verify_chain(RUNS[0], ledger.events(RUNS[0]))
+
+
+def test_damage_does_not_keep_a_ledger_from_being_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    old_ledger(str(path), SECOND, 2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE record SET payload = X'7B22' WHERE kind IN ('run', 'outcome', 'report')")
+        connection.execute("UPDATE series_block SET data = X'00', count = 70")
+        connection.execute("UPDATE event SET body = X'FF' WHERE type = 'run.restored'")
+    with closing(SqliteLedger(path)) as ledger:
+        for run, expected in zip(RUNS, IN_VERSION_2, strict=True):
+            kept = {key: expected[key] for key in ("id", "state", "attempts", "started")}
+            assert ledger.facts([run])[run] == kept
+
+
 def test_the_old_file_is_kept_beside_the_migrated_one(tmp_path: Path) -> None:
     path, copy = tmp_path / "ledger.db", tmp_path / "ledger-1.db"
     make_old(str(path), 1)
@@ -139,7 +261,7 @@ def test_the_old_tables_are_kept_in_a_schema_of_their_own(postgres: Any) -> None
     make_old(url, 1)
     with closing(PostgresLedger(url)) as ledger:
         copy = f"{ledger._schema}_backup_v1"
-        for table in (*schema.metadata.tables, "schema_version"):
+        for table in schema.metadata.tables.keys() - {"fact"} | {"schema_version"}:
             before = 1 if table == "schema_version" else count(ledger, table)
             assert count(ledger, f"{copy}.{table}") == before
     with postgres.connect() as session:  # the way back

@@ -5,6 +5,7 @@ import io
 import os
 import tracemalloc
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ def flip(path: Path, place: int | None = None) -> None:
 
 
 class TestAddressedBlobs(BlobsConformance):
+    tick = timedelta(milliseconds=10)
+
     @pytest.fixture
     def blobs(self, tmp_path: Path) -> AddressedBlobs:
         return AddressedBlobs(FolderObjects(tmp_path / "objects"), tmp_path / "scratch")

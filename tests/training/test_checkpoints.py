@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from velodrome.core.config import Config
 from velodrome.core.errors import StorageError
+from velodrome.store.faults import Fault, FaultPlan, FaultyBlobs
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.checkpoints import (
     Checkpointer,
@@ -67,6 +69,14 @@ def test_a_damaged_checkpoint_is_recorded_and_the_one_before_is_used(ws: Workspa
     assert (found[0].step, found[1]) == (1, b"state 1")
     assert _steps(ws) == [1]
     assert ws.ledger.events("checkpoints:r")[-1].type == "checkpoint.damaged"
+
+
+def test_a_store_that_is_away_damages_no_checkpoint(ws: Workspace) -> None:
+    _save(ws, {1: None, 2: None})
+    away = FaultyBlobs(ws.blobs, FaultPlan(Fault(kind="fail", call=1)))
+    with pytest.raises(StorageError, match="on purpose"):
+        newest_verified(replace(ws, blobs=away), "r")
+    assert _steps(ws) == [1, 2]
 
 
 def test_without_a_whole_one_there_is_none(ws: Workspace) -> None:

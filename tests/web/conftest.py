@@ -23,9 +23,10 @@ from velodrome.evaluation.report import Evaluation, evaluate
 from velodrome.recipe import Recipe
 from velodrome.registry.environment import describe_environment
 from velodrome.registry.provenance import collect_provenance
-from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, finish, resumed, start
-from velodrome.registry.series import SeriesWriter, history_digest
-from velodrome.store.ledger import Link, Put, digest_record
+from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, finish, record_report, resumed, start
+from velodrome.registry.series import history_digest
+from velodrome.registry.series_writer import SeriesWriter
+from velodrome.store.ledger import Put, digest_record
 from velodrome.store.trees import put_tree
 from velodrome.store.workspace import Workspace, open_folder
 
@@ -213,4 +214,4 @@ def _judge(ws: Workspace, run: Run) -> None:
     city = rng.choice(["Aachen", "Bonn", HOSTILE, "few"], 2000, p=[0.5, 0.3, 0.19, 0.01])
     plan = Evaluation("roc_auc", cohorts=["city"], resamples=100, smallest_cohort=50)
     report = evaluate(plan, "binary", labels, chance, {"city": city.astype(object)}, seed=0)
-    ws.commit(Put(report), Link(f"run:{run.id}", digest_record(report), "report"))
+    record_report(ws, run.id, report)

@@ -15,7 +15,6 @@ from velodrome.web.charts import (
     number,
     shorten,
     spread,
-    thin,
     value_axis,
 )
 
@@ -64,39 +63,6 @@ def test_what_lies_outside_a_scale_stands_at_its_end() -> None:
 )
 def test_labels_have_the_decimals_of_their_step(value: float, step: float, text: str) -> None:
     assert number(value, step) == text
-
-
-@given(
-    values=st.lists(st.one_of(NUMBERS, st.sampled_from([math.nan, math.inf, -math.inf])), min_size=1, max_size=150),
-    gaps=st.lists(st.integers(1, 50), min_size=150, max_size=150),
-    columns=st.integers(1, 40),
-)
-def test_a_thinned_series_keeps_its_ends_its_peaks_and_its_gaps(
-    values: list[float], gaps: list[int], columns: int
-) -> None:
-    steps, found = np.cumsum(gaps[: len(values)]), np.array(values)
-    kept_steps, kept = thin(steps, found, columns)
-    assert len(kept) <= max(5 * columns, 2 * columns)
-    assert (np.diff(kept_steps) > 0).all()
-    assert (kept_steps[0], kept_steps[-1]) == (steps[0], steps[-1])
-    place = dict(zip(steps.tolist(), values, strict=True))
-    assert all(
-        np.array_equal(place[step], value, equal_nan=True)
-        for step, value in zip(kept_steps.tolist(), kept, strict=True)
-    )
-    assert np.isfinite(found).all() == np.isfinite(kept).all()
-    finite = found[np.isfinite(found)]
-    if len(finite):
-        shown = kept[np.isfinite(kept)]
-        assert (shown.min(), shown.max()) == (finite.min(), finite.max())
-
-
-def test_a_series_of_millions_loses_no_spike() -> None:
-    values = np.zeros(3_000_000)
-    values[1_234_567] = 1.0
-    steps, kept = thin(np.arange(1, 3_000_001), values)
-    assert len(kept) < 3000
-    assert steps[kept.argmax()] == 1_234_568
 
 
 @given(places=st.lists(st.floats(0, 100), max_size=8), gap=st.floats(0.5, 20))

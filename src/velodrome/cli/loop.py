@@ -1,12 +1,11 @@
 """The commands that keep a model good: drift, retrain."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velodrome.cli.output import Json, print_error, print_json, print_table, say
+from velodrome.cli.output import Json, moment, print_error, print_json, print_table, say
 
 if TYPE_CHECKING:
     from velodrome.control.retraining import Cycled
@@ -74,7 +73,7 @@ def retrain(
         ws, declared = opened.reporting_to(reporter(as_json)), load_recipe(recipe)
         source = source_of(ws, recipe, ())
         if not watch:
-            _show(retrain_recipe(ws, declared, source, seed=seed, now=_moment(as_of), asked=force), as_json)
+            _show(retrain_recipe(ws, declared, source, seed=seed, now=moment("--as-of", as_of), asked=force), as_json)
             return
         seconds = parse_duration(interval).total_seconds()
         if not 0 < seconds <= _LONGEST:
@@ -134,16 +133,3 @@ def _print_drift(report: "DriftReport", every: bool) -> None:
         f"{newest.window}: {len(newest.drifted)} of {len(newest.columns)} columns drifted, {newest.rows:,} rows beside "
         f"the {report.reference_rows:,} that the champion was trained on"
     )
-
-
-def _moment(text: str | None) -> datetime | None:
-    """An ISO date or time; without a zone it is UTC."""
-    from velodrome.core.errors import ConfigurationError
-
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigurationError("--as-of is no ISO date or time", received=text, remedy="2013-05-01T06:00") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

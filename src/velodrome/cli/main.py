@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velodrome.cli import data, loop, models, report, runs, work
+from velodrome.cli import audit, backup, collect, data, lineage, loop, models, report, runs, work
 from velodrome.cli.output import print_error
 from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
 
@@ -22,9 +22,13 @@ app = typer.Typer(
 work.add_to(app)
 loop.add_to(app)
 report.add_to(app)
+backup.add_to(app)
+collect.add_to(app)
+lineage.add_to(app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.add_typer(audit.app, name="audit")
 
 
 @app.callback(invoke_without_command=True)

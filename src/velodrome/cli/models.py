@@ -1,12 +1,13 @@
-"""`velodrome models`: list, show, approve, reject, archive, promote, rollback, trace."""
+"""`velodrome models`: list, show, approve, reject, archive, promote, rollback, history, trace."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from velodrome.cli.output import Json, print_json, print_table, say
+from velodrome.cli.output import Json, moment, print_json, print_table, say
 
-__all__ = ["app", "approve", "archive", "list_", "promote", "reject", "rollback", "show", "trace"]
+__all__ = ["app", "approve", "archive", "history", "list_", "promote", "reject", "rollback", "show", "trace"]
 
 app = typer.Typer(
     help="Versions of models: their states, who is champion, and why.", no_args_is_help=True, rich_markup_mode=None
@@ -90,6 +91,39 @@ def rollback(
 
 
 @app.command()
+def history(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    alias: Annotated[str, typer.Option("--alias", help="Of which alias.")] = "champion",
+    at: Annotated[
+        str | None, typer.Option("--at", help="Only what stood there at this moment, such as 2026-03-01T06:00 (UTC).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which version stood behind an alias, from when to when, and who moved it and why."""
+    from velodrome.registry.history import alias_history, standing_at
+    from velodrome.workspace import open as open_workspace
+
+    time = moment("--at", at)
+    with open_workspace() as ws:
+        if time:
+            found = standing_at(ws, model, time, alias)
+            stood = found.reference if found else None
+            if as_json:
+                print_json({"alias": alias, "at": time, "version": stood})
+            else:
+                say(f"{alias} of {model} at {time:%Y-%m-%d %H:%M:%S}: {stood or 'none'}")
+            return
+        standings = alias_history(ws, model, alias)
+    if as_json:
+        print_json(standings)
+        return
+    rows = [
+        (_when(each.since), each.version, each.how, each.actor, each.reason, _when(each.until)) for each in standings
+    ]
+    print_table(["since", "version", "how", "by", "reason", "until"], rows, empty=f"{model} never had a {alias}")
+
+
+@app.command()
 def trace(reference: _Reference, as_json: Json = False) -> None:
     """What a version was made from, who approved it, and when it was champion."""
     from velodrome.registry.lineage import trace as trace_version
@@ -101,6 +135,10 @@ def trace(reference: _Reference, as_json: Json = False) -> None:
         print_json(found)
     else:
         print_table([found.reference, ""], found.lines())
+
+
+def _when(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}" if time else ""
 
 
 def _moved(verb: str, reference: str, reason: str, as_json: bool) -> None:

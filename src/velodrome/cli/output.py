@@ -1,16 +1,33 @@
-"""How results reach a person or a program: tables and lines on standard output, JSON with `--json`, errors on standard error."""
+"""What the commands share: how a moment is said, and how results reach a person or a program.
+
+Tables and lines go to standard output, or JSON with `--json`; errors to standard error.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from velodrome.core.errors import VelodromeError
+from velodrome.core.errors import ConfigurationError, VelodromeError
 
-__all__ = ["Json", "print_error", "print_json", "print_table", "say"]
+__all__ = ["Json", "moment", "print_error", "print_json", "print_table", "say"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def moment(option: str, text: str | None) -> datetime | None:
+    """What an option says: an ISO date or time, in UTC where it names no zone."""
+    if text is None:
+        return None
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{option} is no ISO date or time", received=text, remedy="2013-05-01T06:00"
+        ) from error
+    return read if read.tzinfo else read.replace(tzinfo=UTC)
 
 
 def say(text: str) -> None:

@@ -100,22 +100,39 @@ def predict(
         say(f"{done.model} predicted {done.rows} rows: {done.out}")
 
 
-def doctor(as_json: Json = False) -> None:
-    """Check every record, chain and blob of the workspace; exit 4 when something is wrong."""
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out what reads all bytes: blobs, histories, caches.")
+    ] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="First make anew what follows from the rest: facts, caches, copies of keys.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check every invariant of the workspace; exit 4 when something is wrong. docs/doctor.md lists what may be found."""
+    from velodrome.cli.progress import reporter
     from velodrome.control.checkup import examine
+    from velodrome.control.checkup import mend as make_anew
     from velodrome.core.errors import IntegrityError
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
-        findings = examine(ws)
+        mended = make_anew(ws) if mend else []
+        findings = examine(ws.reporting_to(reporter(as_json)), quick=quick)
     if as_json:
-        print_json(findings)
+        print_json(
+            {"mended": mended, "problems": findings.problems, "notes": findings.notes, "summary": findings.summary}
+        )
     else:
+        for done in mended:
+            say(done)
         print_table(
             ["what", "finding", "to mend"],
             [(f.subject, f.finding, f.remedy) for f in findings.problems],
             empty=f"healthy: {findings.summary}",
         )
+        for note in findings.notes:
+            say(f"note: {note.subject}: {note.finding}; {note.remedy}")
     if findings.problems:
         raise IntegrityError(
             f"{len(findings.problems)} things in the workspace are wrong",

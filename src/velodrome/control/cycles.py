@@ -161,8 +161,8 @@ def conclude(ws: Workspace, model: str, conclusion: Conclusion) -> Conclusion:
         PointerMoved: that was recorded before.
     """
     digest, ends = digest_record(conclusion), {"cycle": conclusion.cycle, "report": conclusion.report}
-    if conclusion.version:
-        ends["version"] = Digest(f"version:{conclusion.version}")
+    ends["run"] = Digest(f"run:{conclusion.run}") if conclusion.run else None
+    ends["version"] = Digest(f"version:{conclusion.version}") if conclusion.version else None
     ws.commit(
         Put(conclusion, model),
         *(Link(digest, end, role) for role, end in ends.items() if end),

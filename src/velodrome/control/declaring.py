@@ -1,6 +1,6 @@
 """Naming a run before it happens: snapshot, code, environment, recipe and seed, and the digest of all of them, the run key."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from velodrome.control.loading import project_root
@@ -12,6 +12,7 @@ from velodrome.data.training_set import Ingredients
 from velodrome.recipe import Recipe
 from velodrome.registry.code import Captured, capture, capture_source
 from velodrome.registry.environment import Environment, describe_environment
+from velodrome.registry.tags import Tags, check_tags
 from velodrome.store.ledger import Put, digest_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.learners import Torch, learner_kind
@@ -43,7 +44,7 @@ def source_of(ws: Workspace, file: Path | None, cells: tuple[str, ...]) -> Sourc
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """All inputs of a run, named. `key` is the digest of those that the weights depend on."""
+    """All inputs of a run, named. `key` is the digest of those that the weights depend on; `tags` are none of them."""
 
     recipe: Recipe
     source: Source
@@ -52,6 +53,7 @@ class Declared:
     environment: Digest
     seed: int
     key: Digest
+    tags: Tags = field(default_factory=dict)
 
     def refit_key(self, steps: int) -> Digest:
         """The key of the run that trains on all rows for the steps that this one chose."""
@@ -72,12 +74,16 @@ class Declared:
         )
 
 
-def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: Taken | None = None) -> Declared:
+def declare(
+    ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: Taken | None = None, tags: Tags | None = None
+) -> Declared:
     """Take the snapshot (or go on with the given one), capture the code, look at the environment; each is stored.
 
     Raises:
         DataError: the data breaks its contract in a way that stops.
+        ConfigurationError: a tag that could not be searched by.
     """
+    check_tags(tags or {})
     taken = taken or take_snapshot(ws, recipe.data)
     code = capture(ws, source.file, source.root) if source.file else capture_source(ws, list(source.cells))
     environment = _environment(ws, recipe)
@@ -90,7 +96,7 @@ def declare(ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: 
         "environment": digest_record(environment),
         "seed": seed,
     }
-    return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named))
+    return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named), tags or {})
 
 
 def _environment(ws: Workspace, recipe: Recipe) -> Environment:

@@ -22,9 +22,9 @@ from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metri
 from velodrome.models.manifest import read_manifest
 from velodrome.models.predictor import load_artifact
 from velodrome.recipe import Recipe
-from velodrome.registry.runs import get_run, outcome_of
+from velodrome.registry.runs import get_run, outcome_of, record_report
 from velodrome.registry.versions import CHAMPION, Version, find_alias
-from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
+from velodrome.store.ledger import Move, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Judged", "judge_run"]
@@ -103,11 +103,8 @@ def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examinatio
     cohorts = {column: _texts(on.rows[column]) for column in on.plan.cohorts}
     prediction = on.score(ws, trained.artifact)
     report = evaluate(on.plan, on.coding.task, on.target, prediction, cohorts, seed=on.seed, groups=on.days)
-    digest, run = digest_record(report), f"run:{trained.run.id}"
-    ws.commit(
-        Put(report, declared.recipe.name), Link(run, digest, "report"), Move(subject, None, digest, "run.evaluated")
-    )
-    return digest
+    evaluated = Move(subject, None, digest_record(report), "run.evaluated")
+    return record_report(ws, trained.run.id, report, evaluated, name=declared.recipe.name)
 
 
 def _scores(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from velodrome.control.auditing import anchor_if_due
 from velodrome.control.declaring import Declared, declare, source_of
 from velodrome.control.judging import Judged, judge_run
 from velodrome.control.training import Trained, train
@@ -17,6 +18,7 @@ from velodrome.evaluation.gates import Comparison, Verdict
 from velodrome.evaluation.report import Report
 from velodrome.recipe import Recipe
 from velodrome.registry.approvals import PolicyApproval
+from velodrome.registry.tags import Tags, tag
 from velodrome.registry.versions import (
     CHAMPION,
     Version,
@@ -110,6 +112,7 @@ def run(
     seed: int = 0,
     fresh: bool = False,
     allow_missing: tuple[str, ...] = (),
+    tags: Tags | None = None,
 ) -> Result:
     """Do what the recipe says, or what of it is not done yet.
 
@@ -117,13 +120,19 @@ def run(
         file: the recipe's file; its project's modules are part of what the run is named by. In a notebook `cells` instead.
         fresh: train again although the same run is recorded.
         allow_missing: what a checkpoint that is restored may lack; the run is then recorded as restored in part.
+        tags: set on the run that is judged, and on its refit, as soon as they are recorded.
 
     Raises:
         RunHeld: another process executes the same run.
         VelodromeError: see docs/errors.md; nothing earlier is touched.
     """
-    declared = declare(ws, recipe, source_of(ws, file, cells), seed)
-    return execute(ws, declared, fresh=fresh, allow_missing=allow_missing)
+    with ws.writing():
+        declared = declare(ws, recipe, source_of(ws, file, cells), seed, tags=tags)
+        result = execute(ws, declared, fresh=fresh, allow_missing=allow_missing)
+        if tags:
+            tag(ws, result.artifact_run, tags)  # which may have been there before
+        anchor_if_due(ws)
+        return result
 
 
 def execute(ws: Workspace, declared: Declared, *, fresh: bool = False, allow_missing: tuple[str, ...] = ()) -> Result:

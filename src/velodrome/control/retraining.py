@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from velodrome.control.auditing import anchor_if_due
 from velodrome.control.cycles import (
     Conclusion,
     Cycle,
@@ -75,7 +76,7 @@ def retrain(
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if moment > ws.clock.now():
         raise ConfigurationError("a decision is made for now or for the past", received=moment.isoformat())
-    with hold(ws.lock(f"retrain-{recipe.name}"), ws.holder):
+    with hold(ws.lock(f"retrain-{recipe.name}"), ws.holder), ws.writing():
         opened = open_cycle(ws, recipe.name)
         problem = _finish(ws, recipe, source, opened, seed) if opened else None
         newest, found = _decided(ws, recipe, seed, moment, asked=asked)
@@ -84,6 +85,7 @@ def retrain(
         conclusion = newest.end
         if newest.cycle.decision.action == "retrain" and conclusion is None:
             conclusion = _train(ws, recipe, source, newest, seed)
+        anchor_if_due(ws)
         return Cycled(cycle=newest.cycle, conclusion=conclusion, found=found and not opened)
 
 

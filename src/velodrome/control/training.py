@@ -21,7 +21,9 @@ from velodrome.models.manifest import Manifest, save
 from velodrome.recipe import Recipe
 from velodrome.registry.provenance import collect_provenance
 from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, find_by_key, finish, outcome_of, start
-from velodrome.registry.series import SeriesWriter, history_digest
+from velodrome.registry.series import history_digest
+from velodrome.registry.series_writer import SeriesWriter
+from velodrome.registry.tags import tag
 from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Spent, Stopwatch
@@ -72,8 +74,10 @@ def train(
     run = None if fresh else find_by_key(ws, key)
     outcome = outcome_of(ws, run.id) if run else None
     if run and outcome:
+        _tag(ws, declared, run)
         return Trained(run, outcome, found=True)
     run = run or _start(ws, declared, key, judge, again)
+    _tag(ws, declared, run)
     assignment = Assignment(ws, declared, run, judge, allow_missing)
     while True:
         try:
@@ -106,6 +110,11 @@ def _start(ws: Workspace, declared: Declared, key: Digest, judge: Trained | None
         reproduces=again.id if again else None,
     )
     return start(ws, run)
+
+
+def _tag(ws: Workspace, declared: Declared, run: Run) -> None:
+    if declared.tags:
+        tag(ws, run.id, declared.tags)
 
 
 @dataclass(frozen=True, slots=True)

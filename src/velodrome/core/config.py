@@ -7,6 +7,7 @@ environment, and a password written out is refused.
 import os
 import re
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,35 @@ import msgspec
 
 from velodrome.core.errors import ConfigurationError, nearest
 from velodrome.core.redaction import redact_urls
-from velodrome.core.units import parse_bytes
+from velodrome.core.units import parse_bytes, parse_duration
 
-__all__ = ["CONFIG_NAME", "Config", "expand_variables", "parse_config", "read_config"]
+__all__ = ["CONFIG_NAME", "Config", "Limits", "Retention", "expand_variables", "parse_config", "read_config"]
 
 CONFIG_NAME = "velodrome.toml"
 
+_LONGEST = timedelta(days=36_500)
+
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _PASSWORD = re.compile(r"\w+://[^/@\s]*:[^$\s]\S*@|[?&]password=[^$]")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of one sort of things; whatever is beyond one of the limits goes. docs/collection.md says how each counts."""
+
+    age: str | None = None
+    """A duration, such as "90d"."""
+    count: int | None = None
+    """The newest so many of each name."""
+    size: str | None = None
+    """The newest of each name that take no more than this together, such as "50GB"."""
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `velodrome gc` keeps of what no version rests on; without limits, all of it."""
+
+    runs: Limits = Limits()
+    snapshots: Limits = Limits()
+    checkpoints: Limits = Limits()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +69,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What networks are trained on: cpu, cuda, or cuda:1 and so on."""
     threads: int = 0
     """Threads that a training computes with, which its bits depend on; 0 means as many as its libraries choose."""
+    gc_grace: str = "1d"
+    """How long `velodrome gc` leaves what nothing names, since another machine may be about to; at least as long as a run."""
+    retention: Retention = Retention()
+    """Limits to what `velodrome gc` keeps: docs/collection.md."""
 
 
 def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
@@ -98,12 +124,24 @@ def read_config(root: Path) -> Config:
     return parse_config(path.read_text(encoding="utf-8"), str(path)) if path.exists() else Config()
 
 
+def _limits(config: Config) -> tuple[Limits, ...]:
+    return (config.retention.runs, config.retention.snapshots, config.retention.checkpoints)
+
+
 def _require_sense(config: Config, where: str) -> None:
     if config.keep_checkpoints < 1:
         raise ConfigurationError(f"{where}: keep_checkpoints is at least 1", received=config.keep_checkpoints)
     if config.threads < 0:
         raise ConfigurationError(f"{where}: threads is 0 or more", received=config.threads)
     parse_bytes(config.cache_bytes)
+    for duration in (config.gc_grace, *(limits.age for limits in _limits(config) if limits.age is not None)):
+        if parse_duration(duration) > _LONGEST:
+            raise ConfigurationError(f"{where}: nobody waits for that long", received=duration, remedy="write less")
+    for limits in _limits(config):
+        if limits.count is not None and limits.count < 0:
+            raise ConfigurationError(f"{where}: retention counts from 0", received=limits.count)
+        if limits.size is not None:
+            parse_bytes(limits.size)
     for name in ("ledger", "blobs"):
         if _PASSWORD.search(getattr(config, name)):
             raise ConfigurationError(

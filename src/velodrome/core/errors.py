@@ -4,6 +4,7 @@
     ├── ConfigurationError   exit 2     the user's words: arguments, velodrome.toml, a recipe
     │   ├── RecipeError                 a recipe that cannot be read, or contradicts itself
     │   ├── NotFound                    a name, run, model, column or file that is not there; the nearest is named
+    │   │   └── Gone                    a run or a snapshot that was collected; when and by which rule is named
     │   ├── StateError                  a transition that the present state does not allow
     │   └── MissingExtra                an optional dependency that is not installed
     ├── DataError            exit 3     the data cannot be used as it is
@@ -15,6 +16,7 @@
     ├── StorageError         exit 4     the ledger or the blobs could not do what was asked
     │   ├── IntegrityError              bytes that are not what their digest says
     │   ├── MissingBlob                 a digest whose bytes are not there
+    │   ├── WrongKey                    bytes that are there and whole, but encrypted under another key
     │   └── LedgerVersionError          a ledger written by another version of the program
     ├── Conflict             exit 5     somebody else was first
     │   ├── RunHeld                     the same run is being executed by another process
@@ -42,6 +44,7 @@ __all__ = [
     "DataError",
     "Diverged",
     "ExitCode",
+    "Gone",
     "IntegrityError",
     "LabelError",
     "LedgerVersionError",
@@ -62,6 +65,7 @@ __all__ = [
     "TrainingError",
     "UnsafeArtifact",
     "VelodromeError",
+    "WrongKey",
     "nearest",
 ]
 
@@ -122,6 +126,10 @@ class NotFound(ConfigurationError):
     pass
 
 
+class Gone(NotFound):
+    pass
+
+
 class StateError(ConfigurationError):
     pass
 
@@ -163,6 +171,10 @@ class IntegrityError(StorageError):
 
 
 class MissingBlob(StorageError):
+    pass
+
+
+class WrongKey(StorageError):
     pass
 
 

@@ -6,10 +6,10 @@ one process always sort in the order in which they were made, also within one mi
 
 import os
 import threading
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NewType
 
-__all__ = ["IdFactory", "RunId"]
+__all__ = ["IdFactory", "RunId", "made_at"]
 
 RunId = NewType("RunId", str)
 
@@ -38,3 +38,15 @@ class IdFactory:
         with self._lock:
             self._last = number = max(number, self._last + 1)
         return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def made_at(id_: str) -> datetime:
+    """The moment that an id was made for, cut to the millisecond.
+
+    >>> made_at(IdFactory().new(datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)))
+    datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.timezone.utc)
+    """
+    number = 0
+    for letter in id_:
+        number = number << 5 | _ALPHABET.index(letter)
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=number >> _RANDOM_BITS)

@@ -12,7 +12,7 @@ import polars as pl
 from velodrome.core.digest import Digest
 from velodrome.data.profile import ColumnProfile, Profile
 from velodrome.data.schema import DTYPES, Column
-from velodrome.data.snapshots import Snapshot, fragments_of, scan_use
+from velodrome.data.snapshots import Snapshot, fragments_of, require_rows, scan_use
 from velodrome.store.ledger import digest_record, read_record
 from velodrome.store.workspace import Workspace
 
@@ -110,10 +110,15 @@ def changed_rows(ws: Workspace, before: Snapshot, after: Snapshot) -> pl.DataFra
     Returns:
         The columns change ("added", "removed" or "changed"), key, and columns: the names of those whose values changed, among
         those that both snapshots have; ordered by change, then by key.
+
+    Raises:
+        Gone: one of them was collected.
     """
     key = before.key
     if key is None or key != after.key:
         return None
+    for snapshot in (before, after):
+        require_rows(ws, snapshot)
     types = {column.name: column.dtype for column in before.columns}
     common = [column.name for column in after.columns if types.get(column.name) == column.dtype and column.name != key]
     old, new = _own_rows(ws, before, after, [key, *common]), _own_rows(ws, after, before, [key, *common])

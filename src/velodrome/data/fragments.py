@@ -4,17 +4,20 @@ A fragment is named by the digest of the file's bytes and of the rules that look
 time counts. What Polars writes may differ from version to version, so the name does not depend on it: whoever comes first
 derives the rows, everyone after that shares them. Nothing of the file is lost: what a conversion or a rule takes out of the
 rows is kept beside them, so that another contract can judge them without the file.
+A fragment that no snapshot has may be collected, and is then derived anew when it is wanted; where that gives other bytes,
+the one that is there takes the place of the one that is not.
 Cost: one parse of the file, one pass of the contract, one write of its rows; converted columns are written twice.
 """
 
 import io
+from collections.abc import Container, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.digest import Digest, digest_json
-from velodrome.core.errors import SchemaError
+from velodrome.core.errors import PointerMoved, SchemaError
 from velodrome.core.values import Record, describe
 from velodrome.data.contracts import Contract
 from velodrome.data.deliveries import Delivery, require_unchanged
@@ -22,10 +25,11 @@ from velodrome.data.judging import REASON, ROW, Judged, Violation, judge, refuse
 from velodrome.data.profile import ColumnProfile, profile_frame, put_sketches, sketch_frame
 from velodrome.data.schema import Column, schema_of
 from velodrome.data.sources import read_user_file, scan_rows
-from velodrome.store.ledger import Link, Put, digest_record, read_record
+from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
 __all__ = [
+    "REPLACED",
     "Fragment",
     "accepted_places",
     "derive_fragment",
@@ -34,8 +38,12 @@ __all__ = [
     "judge_again",
     "quarantined_rows",
     "read_judged",
+    "recall_fragment",
     "scan_fragment",
 ]
+
+REPLACED = "replaced:"
+"""What a subject begins with that leads from a fragment without bytes to the one that stands for it."""
 
 _FORMAT = 2
 """Changes when the same file and contract would give other rows."""
@@ -75,6 +83,17 @@ class Fragment(Record, frozen=True, kw_only=True, tag="fragment", omit_defaults=
     def name(self) -> Digest:
         return digest_json([self.source, self.ingest])
 
+    @property
+    def blobs(self) -> dict[str, Digest]:
+        """Its blobs by the role that they play for it."""
+        known = {
+            "rows": self.content,
+            "converted": self.converted,
+            "quarantine": self.quarantine,
+            "sketches": self.sketches,
+        }
+        return {role: blob for role, blob in known.items() if blob is not None}
+
 
 def fragment_name(source: Digest, contract: Contract) -> Digest:
     """The name of the fragment that a file with that digest becomes."""
@@ -82,9 +101,20 @@ def fragment_name(source: Digest, contract: Contract) -> Digest:
 
 
 def find_fragment(ws: Workspace, name: Digest) -> Fragment | None:
-    """The fragment of that name, if somebody derived it."""
-    stored = ws.ledger.records(Fragment.kind(), name=name, newest_first=False, limit=1)
-    return read_record(ws.ledger, stored[0].digest, Fragment) if stored else None
+    """The fragment of that name, if somebody derived it: the first that was not replaced."""
+    stored = [one.digest for one in ws.ledger.records(Fragment.kind(), name=name, newest_first=False)]
+    there = [digest for digest in stored if len(stored) == 1 or not _replacement(ws, digest)]
+    return read_record(ws.ledger, there[0], Fragment) if there else None
+
+
+def recall_fragment(ws: Workspace, name: Digest, held: Container[Digest]) -> Fragment | None:
+    """The fragment of that name, if all its bytes are there: they count as put just now.
+
+    Args:
+        held: names of fragments whose bytes are there and stay, as those of a dataset's newest snapshot do.
+    """
+    fragment = find_fragment(ws, name)
+    return fragment if fragment and (name in held or _is_whole(ws, fragment)) else None
 
 
 def read_judged(delivery: Delivery, contract: Contract) -> Judged:
@@ -179,15 +209,33 @@ def _keep(ws: Workspace, source: Digest, file: str, contract: Contract, judged: 
         sketches=put_sketches(ws, sketch_frame(judged.accepted)),
     )
     digest = digest_record(fragment)
-    blobs = {
-        "rows": fragment.content,
-        "converted": fragment.converted,
-        "quarantine": fragment.quarantine,
-        "sketches": fragment.sketches,
-    }
-    links = [Link(digest, blob, role) for role, blob in blobs.items() if blob is not None]
-    ws.commit(Put(fragment, fragment.name), *links)
-    return find_fragment(ws, fragment.name) or fragment
+    links = [Link(digest, end, role) for role, end in {"source": fragment.source, **fragment.blobs}.items()]
+    while True:
+        try:
+            ws.commit(Put(fragment, fragment.name), *links, *_replacing(ws, fragment))
+            return find_fragment(ws, fragment.name) or fragment
+        except PointerMoved:
+            continue  # another process derived it at the same moment: look again
+
+
+def _replacing(ws: Workspace, fragment: Fragment) -> Iterator[Move]:
+    """The writes that let a fragment whose bytes are there stand for those of its name whose bytes were collected."""
+    digest = digest_record(fragment)
+    if replacement := _replacement(ws, digest):
+        yield Move(f"{REPLACED}{digest}", replacement, None, "fragment.derived")
+    for stored in ws.ledger.records(Fragment.kind(), name=fragment.name):
+        other = read_record(ws.ledger, stored.digest, Fragment)
+        if stored.digest != digest and not _replacement(ws, stored.digest) and not _is_whole(ws, other):
+            yield Move(f"{REPLACED}{stored.digest}", None, digest, "fragment.replaced")
+
+
+def _replacement(ws: Workspace, digest: Digest) -> str | None:
+    pointer = ws.ledger.pointer(f"{REPLACED}{digest}")
+    return pointer.value if pointer else None
+
+
+def _is_whole(ws: Workspace, fragment: Fragment) -> bool:
+    return all(ws.blobs.keep(blob) for blob in fragment.blobs.values())
 
 
 def _ingest(contract: Contract) -> Digest:

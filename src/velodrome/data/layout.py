@@ -7,7 +7,7 @@ Cost: one write of the prepared rows (block-wise, so little memory beyond them);
 verify it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,12 +19,26 @@ from velodrome.core.digest import is_digest
 from velodrome.core.errors import DataError, IntegrityError, StorageError
 from velodrome.data.fields import Field, width
 from velodrome.store.arrays import map_arrays, write_arrays
-from velodrome.store.files import publish_folder, remove_tree, temporary_folder
+from velodrome.store.files import publish_folder, remove_tree, temporary_folder, write_atomic
 from velodrome.store.workspace import Workspace
 
-__all__ = ["CODES", "NUMBERS", "TARGET", "Layout", "Place", "Prepared", "materialise", "places"]
+__all__ = [
+    "CODES",
+    "NUMBERS",
+    "SOURCE",
+    "TARGET",
+    "Layout",
+    "Place",
+    "Prepared",
+    "layouts_beyond",
+    "materialise",
+    "places",
+]
 
 NUMBERS, CODES, TARGET = "numbers", "codes", "target"
+
+SOURCE = "snapshot"
+"""The file of a layout that names the snapshot it was made from, with whose collection it goes."""
 
 Prepared: TypeAlias = tuple[Mapping[str, NDArray[Any]], NDArray[Any]]
 """Inputs by field name, each (rows, *shape), and the target (rows,)."""
@@ -91,7 +105,9 @@ def places(fields: Sequence[Field]) -> tuple[Place, ...]:
     return tuple(found)
 
 
-def materialise(ws: Workspace, name: str, fields: Sequence[Field], produce: Callable[[], Prepared]) -> Layout:
+def materialise(
+    ws: Workspace, name: str, fields: Sequence[Field], produce: Callable[[], Prepared], snapshot: str = ""
+) -> Layout:
     """The layout of that name; made from `produce()` where it is missing or damaged.
 
     Several processes may ask at once: each makes it, one is first, and all use that one's.
@@ -100,6 +116,7 @@ def materialise(ws: Workspace, name: str, fields: Sequence[Field], produce: Call
         name: digest of everything that `produce` depends on.
         fields: what the inputs hold.
         produce: pure; called only if the layout must be made. Targets of floats are kept as float32, others as int64.
+        snapshot: what it is made from, if that is one.
 
     Raises:
         DataError: what was produced does not fit the fields.
@@ -110,7 +127,7 @@ def materialise(ws: Workspace, name: str, fields: Sequence[Field], produce: Call
     folder = ws.cache / "layouts" / name
     for _ in range(_ATTEMPTS):
         if not folder.is_dir():
-            _make(folder, fields, produce)
+            _make(folder, fields, produce, snapshot)
         try:
             return Layout(tuple(fields), _open(folder, fields))
         except IntegrityError:
@@ -122,11 +139,18 @@ def materialise(ws: Workspace, name: str, fields: Sequence[Field], produce: Call
     )
 
 
-def _make(folder: Path, fields: Sequence[Field], produce: Callable[[], Prepared]) -> None:
+def layouts_beyond(ws: Workspace, kept: Container[str]) -> list[Path]:
+    """The folders of layouts whose snapshots are not among the kept ones."""
+    named = ((path.parent, path.read_text()) for path in (ws.cache / "layouts").glob(f"[!.]*/{SOURCE}"))
+    return sorted(folder for folder, snapshot in named if snapshot and snapshot not in kept)
+
+
+def _make(folder: Path, fields: Sequence[Field], produce: Callable[[], Prepared], snapshot: str) -> None:
     inputs, target = produce()
     _check(fields, inputs, target)
     with temporary_folder(folder.parent) as temporary:
         write_arrays(temporary, _chunks(fields, inputs, target))
+        write_atomic(temporary / SOURCE, snapshot.encode())
         publish_folder(temporary, folder)
 
 

@@ -18,7 +18,7 @@ from velodrome.core.errors import NotFound, SourceError
 from velodrome.data.contracts import Contract
 from velodrome.data.dataset import Dataset
 from velodrome.data.deliveries import Delivery, look
-from velodrome.data.fragments import Fragment, derive_fragment, find_fragment, fragment_name, judge_again
+from velodrome.data.fragments import Fragment, derive_fragment, fragment_name, judge_again, recall_fragment
 from velodrome.data.snapshots import FragmentUse, Snapshot, Taken, fragments_of, freeze, kept_places, newest_snapshot
 from velodrome.data.sources import list_files
 from velodrome.store.workspace import Workspace
@@ -53,6 +53,11 @@ def replay(ws: Workspace, dataset: Dataset) -> Replayed:
         SourceError: a file has to be read again and is not there.
         SchemaError, ContractError, DataError: as `take_snapshot`; the snapshot before stays the newest.
     """
+    with ws.writing():
+        return _replay(ws, dataset)
+
+
+def _replay(ws: Workspace, dataset: Dataset) -> Replayed:
     before = newest_snapshot(ws, dataset.name)
     if before is None:
         raise NotFound(
@@ -60,7 +65,8 @@ def replay(ws: Workspace, dataset: Dataset) -> Replayed:
             remedy="`velodrome data snapshot` takes one, by the present contract",
         )
     old = fragments_of(ws, before)
-    found = [find_fragment(ws, fragment_name(one.source, dataset.contract)) for one in old]
+    names = [fragment_name(one.source, dataset.contract) for one in old]
+    found = [recall_fragment(ws, name, before.fragment_names) for name in names]
     fragments = {one.source: one for one in found if one is not None}
     pending = [one for one in old if one.source not in fragments]
     files = _files(ws, dataset, before, pending)

@@ -32,6 +32,7 @@ from velodrome.data.fragments import (
     fragment_name,
     quarantined_rows,
     read_judged,
+    recall_fragment,
     scan_fragment,
 )
 from velodrome.data.judging import REASON, ROW, Violation, refuse, total
@@ -51,6 +52,7 @@ from velodrome.data.sources import list_files
 from velodrome.data.uniqueness import Repeats, find_repeats, unique_columns
 from velodrome.evaluation.sketches import ColumnSketch
 from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
+from velodrome.store.tombstones import lift, require_kept, tombstone
 from velodrome.store.workspace import Workspace
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "newest_snapshot",
     "quarantine",
     "read_columns",
+    "require_rows",
     "row_keys",
     "scan",
     "scan_use",
@@ -120,6 +123,10 @@ class Snapshot(Record, frozen=True, kw_only=True, tag="snapshot"):
     contract: Digest
     profile: Digest
 
+    @property
+    def fragment_names(self) -> frozenset[Digest]:
+        return frozenset(use.fragment for use in self.fragments)
+
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a contract says of a dataset's files as they are now: files, rows that pass, rows that would not, and why."""
@@ -159,8 +166,9 @@ def take_snapshot(ws: Workspace, dataset: Dataset) -> Taken:
         ContractError: a rule that stops is broken; what was recorded before stays as it was.
         DataError: no row is left.
     """
-    fragments, derived = _fragments(ws, dataset)
-    return freeze(ws, dataset, fragments, derived)
+    with ws.writing():
+        fragments, derived = _fragments(ws, dataset)
+        return freeze(ws, dataset, fragments, derived)
 
 
 def freeze(ws: Workspace, dataset: Dataset, fragments: Sequence[Fragment], derived: int) -> Taken:
@@ -256,8 +264,19 @@ def fragments_of(ws: Workspace, snapshot: Snapshot) -> tuple[Fragment, ...]:
     return tuple(fragment_of(ws, use) for use in snapshot.fragments)
 
 
+def require_rows(ws: Workspace, snapshot: Snapshot) -> None:
+    """Raises Gone if the snapshot was collected."""
+    digest = digest_record(snapshot)
+    require_kept(ws.ledger, tombstone(digest), f"the snapshot {digest[:12]}")
+
+
 def scan(ws: Workspace, snapshot: Snapshot) -> pl.LazyFrame:
-    """All rows, lazily, always in the same order. The bytes of each fragment are verified before the first is read."""
+    """All rows, lazily, always in the same order. The bytes of each fragment are verified before the first is read.
+
+    Raises:
+        Gone: the snapshot was collected.
+    """
+    require_rows(ws, snapshot)
     return pl.concat([scan_use(ws, snapshot, use) for use in snapshot.fragments])
 
 
@@ -307,6 +326,7 @@ def quarantine(ws: Workspace, snapshot: Snapshot) -> pl.DataFrame:
         The columns file, row (its number in the file, from 1) and reason, then those of the data. A column of the data with
         one of these names gets an underscore; one that has different types in different files comes as text.
     """
+    require_rows(ws, snapshot)
     parts = [part for use in snapshot.fragments for part in _aside(ws, use)]
     names = [column.name for column in snapshot.columns]
     frames = [part.select("__file", ROW, REASON, *names) for part in parts]
@@ -339,13 +359,15 @@ def _aside(ws: Workspace, use: FragmentUse) -> Iterator[pl.DataFrame]:
 def _fragments(ws: Workspace, dataset: Dataset) -> tuple[list[Fragment], int]:
     """The fragment of each file, in the files' order, each once; and how many were derived now."""
     deliveries = look(ws, list_files(ws, dataset.source))
+    newest = newest_snapshot(ws, dataset.name)
+    held = newest.fragment_names if newest else frozenset()
     fragments: dict[Digest, Fragment] = {}
     derived = 0
     with ws.progress.task("reading files", len(deliveries)) as task:
         for delivery in deliveries:
             name = fragment_name(delivery.digest, dataset.contract)
             if name not in fragments:
-                known = find_fragment(ws, name)
+                known = recall_fragment(ws, name, held)
                 derived += known is None
                 fragments[name] = known or derive_fragment(ws, delivery, dataset.contract)
             task.advance(note=delivery.name)
@@ -469,7 +491,7 @@ def _publish(ws: Workspace, snapshot: Snapshot) -> None:
         parent = [Link(digest, present, "parent")] if present and ws.ledger.get(digest) is None else []
         move = Move(subject, present, digest, "snapshot.taken", body)
         try:
-            ws.commit(Put(snapshot, snapshot.dataset), *links, *parent, move)
+            ws.commit(Put(snapshot, snapshot.dataset), *links, *parent, lift(ws.ledger, digest, "snapshot.back"), move)
         except PointerMoved:
             if attempt == _ATTEMPTS:
                 raise

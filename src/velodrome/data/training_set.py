@@ -142,4 +142,6 @@ def _layout(
             digest_bytes(target.tobytes()),
         ]
     )
-    return materialise(ws, name, preparation.outputs, lambda: (apply(preparation, features), target))
+    return materialise(
+        ws, name, preparation.outputs, lambda: (apply(preparation, features), target), made_from.snapshot
+    )

@@ -4,26 +4,37 @@ A run's record never changes. Its state is the pointer `run:<id>`, whose value i
 as "running/2": two processes that begin an attempt at once cannot get the same number. The pointer `key:<run key>` leads from
 what a run depends on to the newest run of it. `run:<id>` is also where its edges begin: record, outcome, artifact, report,
 failure; the record points on to what the run was made from.
+Each transition writes the facts by which runs are searched in its own commit.
 Cost: a commit for each transition; reading a run costs four small queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
 import msgspec
-import polars as pl
 
-from velodrome.core.digest import Digest, decode
+from velodrome.core.digest import Digest
 from velodrome.core.errors import ConfigurationError, NotFound, StateError, nearest
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
 from velodrome.registry.differences import differing, flatten
 from velodrome.registry.environment import Environment
+from velodrome.registry.facts import facts_of, known_of, record_facts
 from velodrome.registry.provenance import Provenance
-from velodrome.registry.series import RESTORED, SeriesKind, read_histories
-from velodrome.store.ledger import Append, Event, Link, Move, Put, Write, digest_record, read_record
+from velodrome.registry.series import (
+    RESTORED,
+    SeriesKind,
+    merge_blocks,
+    read_histories,
+    restored_steps,
+    series_facts,
+    summarise,
+)
+from velodrome.store.ledger import Append, Drop, Event, Expect, Fact, Link, Move, Put, Write, digest_record, read_record
+from velodrome.store.rows import moment_text
+from velodrome.store.tombstones import require_kept, tombstone
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
 
@@ -35,35 +46,24 @@ __all__ = [
     "RunComparison",
     "RunDetails",
     "RunState",
-    "RunSummary",
     "begin_attempt",
+    "code_of",
+    "collect",
     "compare",
     "fail",
     "find_by_key",
     "finish",
     "get_run",
-    "list_runs",
     "outcome_of",
+    "record_report",
     "report_of",
+    "require_whole",
     "resumed",
-    "runs_frame",
     "show_run",
     "start",
 ]
 
 _R = TypeVar("_R", bound=Record)
-_TEXT, _INTEGER = pl.String(), pl.Int64()
-_COLUMNS: dict[str, pl.DataType] = {
-    **dict.fromkeys(("id", "name", "type", "state"), _TEXT),
-    "attempts": _INTEGER,
-    "started": pl.Datetime("us", "UTC"),
-    **dict.fromkeys(("steps", "rows"), _INTEGER),
-    "seconds": pl.Float64(),
-    **dict.fromkeys(("artifact", "weights", "history", "key", "snapshot", "code", "environment"), _TEXT),
-    "seed": _INTEGER,
-    **dict.fromkeys(("owner", "judge"), _TEXT),
-}
-"""The columns of `runs_frame` before those of metrics and recipes."""
 
 
 class RunState(StrEnum):
@@ -73,14 +73,17 @@ class RunState(StrEnum):
     CREATED → RUNNING       run.started    `begin_attempt`: the first
     RUNNING → RUNNING       run.resumed    `begin_attempt`: the attempt before was killed
     FAILED → RUNNING        run.resumed    `begin_attempt`: the cause was mended, or was none of the run's
-    RUNNING → FINISHED      run.finished   `finish`; the last move
+    RUNNING → FINISHED      run.finished   `finish`
     RUNNING → FAILED        run.failed     `fail`
+    FINISHED → COLLECTED    run.collected  `collect`: its bytes and histories go; the last move
+    FAILED → COLLECTED      run.collected  the same
     """
 
     CREATED = "created"
     RUNNING = "running"
     FINISHED = "finished"
     FAILED = "failed"
+    COLLECTED = "collected"
 
 
 class Run(Record, frozen=True, kw_only=True, tag="run"):
@@ -161,19 +164,6 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     end: RunState | None = None
 
 
-class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as a line of a list. `metric` is the primary figure of its report in words, `metrics` all of them."""
-
-    id: str
-    name: str
-    type: str
-    state: RunState
-    attempts: int
-    started: datetime
-    metric: str | None
-    metrics: dict[str, float]
-
-
 class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a run on one page. `last` holds the last value of each series, `failure` why it failed, if it did."""
 
@@ -184,6 +174,7 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
     report: Report | None
     failure: Failure | None
     last: dict[str, float]
+    tags: dict[str, float | str]
 
     def lines(self) -> list[tuple[str, object]]:
         """(label, value) pairs for a person."""
@@ -197,6 +188,7 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
         if self.report:
             rows += [(name, estimate.value) for name, estimate in self.report.metrics.items()]
         rows += [(f"last {name}", value) for name, value in self.last.items()]
+        rows += [(f"tag {name}", value) for name, value in self.tags.items()]
         return [(label, value) for label, value in rows if value not in (None, "")]
 
 
@@ -221,18 +213,23 @@ def start(ws: Workspace, run: Run) -> Run:
     """Record a run that has not begun; from now on `find_by_key` finds it, and an older run of its key no more.
 
     Raises:
-        PointerMoved: another process recorded a run of that key at the same moment.
+        Gone: its snapshot, or the run that judges it, was collected.
+        PointerMoved: another process recorded a run of that key, or collected what it rests on, at the same moment.
     """
-    digest, subject, key = digest_record(run), _subject(run.id), f"key:{run.key}"
+    digest, subject, key, now = digest_record(run), _subject(run.id), f"key:{run.key}", ws.clock.now()
     inputs = {role: getattr(run, role) for role in ("snapshot", "code", "environment", "provenance")}
     inputs |= {role: _subject(other) for role in ("judge", "reproduces") if (other := getattr(run, role))}
-    ws.commit(
+    writes: list[Write] = [
+        *_kept_inputs(ws, run),
         Put(run, run.name),
         Link(subject, digest, "record"),
         *(Link(digest, source, role) for role, source in inputs.items() if source),
         Move(subject, None, f"{RunState.CREATED}/0", "run.created", {"record": digest}),
         Move(key, _value(ws, key), run.id, "key.taken"),
-    )
+        *_state_facts(run.id, RunState.CREATED, 0),
+        *facts_of(run.id, record_facts(run) | {"started": moment_text(now)}),
+    ]
+    ws.ledger.commit(writes, actor=ws.actor, now=now)
     return run
 
 
@@ -240,26 +237,33 @@ def begin_attempt(ws: Workspace, run_id: str) -> int:
     """Begin the first or another attempt and return its number, from 1. The caller holds the run's lock.
 
     Raises:
-        StateError: the run is finished.
-        PointerMoved: another process began an attempt at the same moment.
+        StateError: the run is finished. Gone: it was collected, or what it rests on.
+        PointerMoved: another process began an attempt, or collected something of that, at the same moment.
     """
+    whole = require_whole(ws, run_id)
     state, attempt = _state(ws, run_id)
     _require(run_id, state, RunState.CREATED, RunState.RUNNING, RunState.FAILED)
     type_ = "run.resumed" if attempt else "run.started"
-    _move(ws, run_id, (state, attempt), (RunState.RUNNING, attempt + 1), type_, {"attempt": attempt + 1})
+    _move(ws, run_id, (state, attempt), (RunState.RUNNING, attempt + 1), type_, {"attempt": attempt + 1}, *whole)
     return attempt + 1
 
 
 def resumed(ws: Workspace, run_id: str, *, attempt: int, step: int) -> int:
     """Record that the attempt restored the state after `step`, and how many steps are therefore done again: that many."""
-    done = max((block.last_step for block in ws.ledger.blocks(run_id)), default=step)
-    redone = max(0, done - step)
-    ws.commit(Append(_subject(run_id), RESTORED, {"attempt": attempt, "step": step, "redone": redone}))
-    return redone
+    blocks = ws.ledger.blocks(run_id)
+    done = max((block.last_step for block in blocks), default=step)
+    body = {"attempt": attempt, "step": step, "redone": max(0, done - step)}
+    histories = merge_blocks(blocks, restored_steps(ws.ledger.events(_subject(run_id))) | {attempt: step})
+    known = {name: summarise(series) for name, series in histories.items()}
+    ws.commit(Append(_subject(run_id), RESTORED, body), *series_facts(run_id, known))
+    return body["redone"]
 
 
-def finish(ws: Workspace, run_id: str, outcome: Outcome) -> None:
+def finish(ws: Workspace, run_id: str, outcome: Outcome, *, metrics: Mapping[str, float] | None = None) -> None:
     """Record the end of the present attempt, and with it of the run.
+
+    Args:
+        metrics: the figures of a run that nobody judges, by which it is searched.
 
     Raises:
         StateError: the run is not running.
@@ -270,6 +274,7 @@ def finish(ws: Workspace, run_id: str, outcome: Outcome) -> None:
     writes: list[Write] = [Put(outcome, run_id), Link(subject, digest, "outcome")]
     if outcome.artifact:
         writes.append(Link(subject, outcome.artifact, "artifact"))
+    writes += facts_of(run_id, record_facts(outcome) | {"metrics": metrics or {}})
     _move(ws, run_id, (state, attempt), (RunState.FINISHED, attempt), "run.finished", {"outcome": digest}, *writes)
 
 
@@ -286,6 +291,37 @@ def fail(ws: Workspace, run_id: str, error: str, message: str) -> None:
     writes = (Put(failure, run_id), Link(_subject(run_id), digest, "failure"))
     body = {"error": error, "failure": digest}
     _move(ws, run_id, (state, attempt), (RunState.FAILED, attempt), "run.failed", body, *writes)
+
+
+def collect(ws: Workspace, run_id: str, reason: str, *writes: Write) -> None:
+    """Record, together with other writes, that a run is given up: its histories go now, its bytes when nobody may be reading
+    them any more.
+
+    Raises:
+        StateError: it is neither finished nor failed. PointerMoved: somebody moved it at the same moment.
+    """
+    state, attempt = _state(ws, run_id)
+    _require(run_id, state, RunState.FINISHED, RunState.FAILED)
+    to = (RunState.COLLECTED, attempt)
+    _move(ws, run_id, (state, attempt), to, "run.collected", {"reason": reason}, Drop(run_id), *writes)
+
+
+def require_whole(ws: Workspace, run_id: str) -> list[Expect]:
+    """The writes with which a commit rests on a run: it fails if that, its snapshot or its judge is collected meanwhile.
+
+    Raises:
+        Gone: one of them was collected.
+    """
+    records = [read_record(ws.ledger, edge.dst, Run) for edge in ws.ledger.edges(_subject(run_id), role="record")]
+    inputs = [write for run in records for write in _kept_inputs(ws, run)]
+    return [require_kept(ws.ledger, _subject(run_id), f"the run {run_id}"), *inputs]
+
+
+def code_of(ws: Workspace, run: Run) -> dict[str, Digest]:
+    """The files of a run's code, with their digests; of a collected run nobody knows them any more."""
+    if _state(ws, run.id)[0] is RunState.COLLECTED:
+        return {}
+    return {path: leaf.digest for path, leaf in read_tree(ws.blobs, run.code).items()}
 
 
 def find_by_key(ws: Workspace, key: Digest) -> Run | None:
@@ -320,13 +356,12 @@ def report_of(ws: Workspace, run_id: str) -> Report | None:
     return _newest(ws, run_id, "report", Report)
 
 
-def list_runs(
-    ws: Workspace, name: str | None = None, *, state: RunState | None = None, limit: int | None = None
-) -> list[RunSummary]:
-    """Runs, newest first, optionally those of one recipe or in one state. About a millisecond for a run."""
-    stored = ws.ledger.records(Run.kind(), name=name, limit=None if state else limit)
-    summaries = (_summary(ws, decode(each.payload, Run), each.created) for each in stored)
-    return [summary for summary in summaries if state in (None, summary.state)][:limit]
+def record_report(ws: Workspace, run_id: str, report: Report, *writes: Write, name: str = "") -> Digest:
+    """Keep a report on a run, together with other writes; from now on its figures are those that the run is searched by."""
+    digest, before = digest_record(report), dict.fromkeys(known_of(ws, run_id, "metrics"))
+    facts = (*facts_of(run_id, {"metrics": before}), *facts_of(run_id, record_facts(report)))
+    ws.commit(Put(report, name), Link(_subject(run_id), digest, "report"), *facts, *writes)
+    return digest
 
 
 def show_run(ws: Workspace, reference: str) -> RunDetails:
@@ -345,15 +380,8 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
         report=report_of(ws, run.id),
         failure=_newest(ws, run.id, "failure", Failure),
         last={name: float(series.values[-1]) for name, series in values.items() if series.kind is SeriesKind.VALUE},
+        tags=known_of(ws, run.id, "tags"),
     )
-
-
-def runs_frame(ws: Workspace, name: str | None = None) -> pl.DataFrame:
-    """Runs, newest first, one a row, with a column for each metric and each parameter: `metrics.roc_auc`, `recipe.split.type`."""
-    rows = [_row(ws, summary) for summary in list_runs(ws, name)]
-    if not rows:
-        return pl.DataFrame(schema=_COLUMNS)
-    return pl.DataFrame(rows, schema_overrides=_COLUMNS, infer_schema_length=None)
 
 
 def compare(ws: Workspace, references: Sequence[str]) -> RunComparison:
@@ -384,6 +412,14 @@ def _value(ws: Workspace, subject: str) -> str | None:
     return pointer.value if pointer else None
 
 
+def _kept_inputs(ws: Workspace, run: Run) -> list[Expect]:
+    subjects = {
+        **({tombstone(run.snapshot): f"the snapshot {run.snapshot[:12]}"} if run.snapshot else {}),
+        **({_subject(run.judge): f"the run {run.judge}"} if run.judge else {}),
+    }
+    return [require_kept(ws.ledger, subject, what) for subject, what in subjects.items()]
+
+
 def _state(ws: Workspace, run_id: str) -> tuple[RunState, int]:
     value = _value(ws, _subject(run_id))
     if value is None:
@@ -408,42 +444,23 @@ def _move(
     *writes: Write,
 ) -> None:
     before, after = (f"{state}/{attempt}" for state, attempt in (present, to))
-    ws.commit(*writes, Move(_subject(run_id), before, after, type_, body))
+    ws.commit(*writes, Move(_subject(run_id), before, after, type_, body), *_state_facts(run_id, *to))
+
+
+def _state_facts(run_id: str, state: RunState, attempts: int) -> list[Fact]:
+    return list(facts_of(run_id, {"state": str(state), "attempts": attempts}))
 
 
 def _newest(ws: Workspace, run_id: str, role: str, type_: type[_R]) -> _R | None:
-    """The record that was linked to a run in that role; the one put last, where there are several."""
-    found = [ws.ledger.get(edge.dst) for edge in ws.ledger.edges(_subject(run_id), role=role)]
-    newest = max((stored for stored in found if stored), key=lambda stored: stored.created, default=None)
-    return read_record(ws.ledger, newest.digest, type_) if newest else None
-
-
-def _summary(ws: Workspace, run: Run, started: datetime) -> RunSummary:
-    state, attempts = _state(ws, run.id)
-    report = report_of(ws, run.id)
-    return RunSummary(
-        id=run.id,
-        name=run.name,
-        type=run.type,
-        state=state,
-        attempts=attempts,
-        started=started,
-        metric=f"{report.primary} {report.metrics[report.primary].value:.4f}" if report else None,
-        metrics={name: estimate.value for name, estimate in report.metrics.items()} if report else {},
-    )
-
-
-def _row(ws: Workspace, summary: RunSummary) -> dict[str, Any]:
-    run, outcome = get_run(ws, summary.id), outcome_of(ws, summary.id)
-    facts: dict[str, Any] = dict.fromkeys(_COLUMNS)
-    for record in (outcome, run, summary):
-        facts |= {column: getattr(record, column) for column in _COLUMNS if hasattr(record, column)}
-    return facts | {"state": str(summary.state)} | flatten({"metrics": summary.metrics, "recipe": run.recipe})
+    """The record that was linked to a run in that role; the one put last, where there are several, whatever clocks said."""
+    linked = [edge.dst for edge in ws.ledger.edges(_subject(run_id), role=role)]
+    newest = max(ws.ledger.rows("record", "digest", linked), default=None)  # rows begin with their position
+    return read_record(ws.ledger, newest[1], type_) if newest else None
 
 
 def _inputs(ws: Workspace, run: Run) -> dict[str, Any]:
     """Everything that a run was made from, flat: what `compare` compares."""
-    code = {path: leaf.digest[:12] for path, leaf in read_tree(ws.blobs, run.code).items()}
+    code = {path: digest[:12] for path, digest in code_of(ws, run).items()}
     environment = read_record(ws.ledger, run.environment, Environment)
     repository = read_record(ws.ledger, run.provenance, Provenance).repository
     named = {role: getattr(run, role) for role in ("name", "type", "snapshot", "seed", "owner", "judge")}

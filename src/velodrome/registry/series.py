@@ -1,55 +1,63 @@
-"""Metric histories: written in blocks by a thread while training goes on, read as one curve whatever happened meanwhile.
-
-`log` appends one tuple to a queue and returns; a thread turns what has gathered into blocks, one per series, and commits
-them every two seconds. Training never waits for it and never dies of it: what could not be committed is kept for the next
-try, what is no number is dropped, and both are logged and reported at the end. A kill loses at most what was logged since
-the last `flush`, which a checkpoint calls before it is recorded.
+"""Metric histories: what a block of points is, how the blocks of all attempts make one curve, and how it is read.
 
 Steps are counted from 1: the points of step s are logged when s steps are done, so an attempt that restored the state after
 step r goes on from r + 1 and everything later that earlier attempts logged is not part of the history any more. Hence the
-history of a run that was killed and resumed equals that of one that was not, and so do their digests.
-Series of durations (`data_wait`, `step_time`, `..._seconds`) differ from run to run: they are marked as timing and are not
-in the digest. Cost: under a microsecond for `log`, 16 bytes for a point; reading one series reads all of its run.
+history of a run that was killed and resumed equals that of one that was not, and so do their digests. An attempt counts once
+it logged anything or restored a state: blocks of the series without a name mark those that logged, so that one series is read
+without the others. Series of durations (`data_wait`, `step_time`, `..._seconds`) differ from run to run: they are marked as
+timing and are not in the digest.
+Cost: 8 bytes for a point, 16 where a series is not logged at regular steps. Reading one series reads its blocks, the marks
+and the run's events: milliseconds for 100,000 points. A run from before there were marks is read whole.
 """
 
+import math
 import struct
-import threading
-from array import array
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
-from typing import Self
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from velodrome.core.digest import Digest, Hasher
-from velodrome.core.errors import IntegrityError, NotFound, StateError, nearest
-from velodrome.core.logging import logger
-from velodrome.store.ledger import Block
+from velodrome.core.errors import IntegrityError, NotFound, nearest
+from velodrome.store.ledger import Block, Event, Fact
 from velodrome.store.workspace import Workspace
 
 __all__ = [
     "RESTORED",
     "Series",
     "SeriesKind",
-    "SeriesReport",
-    "SeriesWriter",
+    "Summary",
+    "attempt_mark",
+    "decode_block",
+    "encode_block",
     "history_digest",
     "kind_of",
+    "merge_blocks",
     "read_histories",
     "read_series",
+    "restored_steps",
+    "series_facts",
     "series_names",
+    "summarise",
 ]
 
 RESTORED = "run.restored"
 """Type of the event on a run's chain that says which step an attempt restored."""
 
-_HEADER = struct.Struct("<4sBB2x")
-_MAGIC, _FORMAT = b"vdms", 1
+_MARKS = ""
+"""Name of the series whose blocks say which attempts logged anything."""
+
+_HEADER = struct.Struct("<4sBB?x")
+_MAGIC, _FORMAT = b"vdms", 2  # format 1 was always written with its steps
 _TIMING = ("_seconds", "_time", "_wait")
 _OF_THE_MACHINE = ("host.", "gpu.")
+_WIDEST = 2**62  # steps of a block lie this near together, or are written out, so that nothing overflows
+
+_Steps = npt.NDArray[np.int64]
+_Values = npt.NDArray[np.float64]
 
 
 class SeriesKind(IntEnum):
@@ -63,138 +71,37 @@ class Series(msgspec.Struct, frozen=True):
     """One history: steps int64 (n,), strictly increasing, and values float64 (n,)."""
 
     kind: SeriesKind
-    steps: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
+    steps: _Steps
+    values: _Values
 
 
-class SeriesReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the points that were logged.
+class Summary(msgspec.Struct, frozen=True):
+    """What runs are searched and sorted by.
 
     Attributes:
-        kept: points in the ledger.
-        dropped: points that were no numbers, or whose step was not after the one before in their series.
-        lost: points that could not be committed by the end.
-        failures: commits that failed, whether a later one brought their points or not.
-        problem: the last thing that went wrong, or nothing.
+        last: the value of the last step. low, high: the least and the greatest value; infinities count as such, NaN does
+            not. NaN where there is no number.
     """
 
-    kept: int
-    dropped: int
-    lost: int
-    failures: int
-    problem: str
+    count: int = 0
+    last_step: int | None = None
+    last: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
 
+    def then(self, steps: _Steps, values: _Values) -> "Summary":
+        """The same with more points, one at least, all of later steps.
 
-class _Pending:
-    """Points of one series that are not committed yet. Arrays, so that a ledger that is away for long costs little memory."""
-
-    def __init__(self) -> None:
-        self.steps, self.values = array("q"), array("d")
-        self.last: int | None = None
-
-
-class SeriesWriter:
-    """Keeps what an attempt of a run logs. Any thread may log; close it, or use it in a `with` block."""
-
-    def __init__(self, ws: Workspace, run: str, attempt: int, *, seconds: float = 2.0) -> None:
-        self._ws, self._run, self._attempt, self._seconds = ws, run, attempt, seconds
-        self._points: deque[tuple[int, Mapping[str, float]]] = deque()
-        self._queue: deque[tuple[int, Mapping[str, float]]] | _Closed = self._points
-        self._pending: defaultdict[str, _Pending] = defaultdict(_Pending)
-        self._kept = self._dropped = self._failures = 0
-        self._problem = ""
-        self._shipping = threading.Lock()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._ship_regularly, name="series", daemon=True)
-        self._thread.start()
-
-    def log(self, step: int, /, **values: float) -> None:
-        """Record values of a step. Values are numbers by the time the thread looks at them, so hand in no live tensors.
-
-        Raises:
-            StateError: the writer is closed.
+        >>> Summary().then(np.array([1, 2, 3]), np.array([0.5, 0.2, np.nan])).low
+        0.2
         """
-        self._queue.append((step, values))
-
-    def flush(self) -> bool:
-        """Commit all that was logged before; whether nothing is left. Never raises for the ledger's sake."""
-        with self._shipping:
-            return self._ship()
-
-    def close(self) -> SeriesReport:
-        """Commit what is left, end the thread and say what became of everything. Closing again says it again."""
-        self._queue = _Closed()
-        self._closing.set()
-        self._thread.join()
-        with self._shipping:
-            self._ship()
-            lost = sum(len(series.steps) for series in self._pending.values())
-            report = SeriesReport(
-                kept=self._kept, dropped=self._dropped, lost=lost, failures=self._failures, problem=self._problem
-            )
-        if report.problem:
-            logger().warning("series.incomplete", **msgspec.structs.asdict(report))
-        return report
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _ship_regularly(self) -> None:
-        while not self._closing.wait(self._seconds):
-            self.flush()
-
-    def _ship(self) -> bool:
-        self._gather()
-        blocks = [self._block(name, series) for name, series in self._pending.items() if series.steps]
-        if not blocks:
-            return True
-        try:
-            self._ws.commit(*blocks)
-        except Exception as error:  # noqa: BLE001 (whatever it is, training goes on, and the points wait for the next try)
-            self._failures += 1
-            self._problem = f"{type(error).__name__}: {error}"
-            logger().warning("series.not_committed", run=self._run, error=self._problem)
-            return False
-        self._kept += sum(block.count for block in blocks)
-        for series in self._pending.values():
-            series.steps, series.values = array("q"), array("d")
-        return True
-
-    def _gather(self) -> None:
-        """Take what is in the queue now; what is logged meanwhile stays for the next time."""
-        for _ in range(len(self._points)):
-            step, values = self._points.popleft()
-            for name, value in values.items():
-                self._add(name, step, value)
-
-    def _add(self, name: str, step: int, value: float) -> None:
-        series = self._pending[name]
-        try:
-            number = float(value)
-            if series.last is not None and step <= series.last:
-                raise ValueError(f"step {step} comes after step {series.last}")
-            series.steps.append(step)
-        except Exception as error:  # noqa: BLE001 (float() of a stranger's object may raise anything; training goes on)
-            self._dropped += 1
-            self._problem = f"{name} at step {step!r}: {type(error).__name__}: {error}"
-            return
-        series.values.append(number)
-        series.last = step
-
-    def _block(self, name: str, series: _Pending) -> Block:
-        steps, values = series.steps, series.values
-        data = _encode(kind_of(name), np.array(steps), np.array(values))
-        return Block(self._run, name, self._attempt, steps[0], steps[-1], len(steps), data)
-
-
-class _Closed:
-    """Stands in the place of a closed writer's queue, so that `log` needs not ask whether it is open."""
-
-    def append(self, _: object) -> None:
-        raise StateError("the run's histories are closed", remedy="log before the run ends")
+        return Summary(
+            count=self.count + len(steps),
+            last_step=int(steps[-1]),
+            last=float(values[-1]),
+            low=float(np.fmin(np.fmin.reduce(values), self.low)),
+            high=float(np.fmax(np.fmax.reduce(values), self.high)),
+        )
 
 
 def kind_of(name: str) -> SeriesKind:
@@ -207,39 +114,36 @@ def kind_of(name: str) -> SeriesKind:
     return SeriesKind.TIMING if timing else SeriesKind.VALUE
 
 
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
 def read_histories(ws: Workspace, run: str) -> dict[str, Series]:
     """Every series of a run by name, as it stands after all attempts.
 
     Raises:
         IntegrityError: a block is not what was written.
     """
-    restored = {
-        event.body["attempt"]: event.body["step"] for event in ws.ledger.events(f"run:{run}") if event.type == RESTORED
-    }
-    blocks: defaultdict[str, list[Block]] = defaultdict(list)
-    for block in ws.ledger.blocks(run):
-        blocks[block.series].append(block)
-    attempts = {block.attempt for each in blocks.values() for block in each} | restored.keys()
-    starts = {attempt: restored.get(attempt, 0) for attempt in sorted(attempts)}
-    return {name: _merged(blocks[name], starts) for name in sorted(blocks)}
+    return merge_blocks(ws.ledger.blocks(run), restored_steps(ws.ledger.events(f"run:{run}")))
 
 
-def read_series(ws: Workspace, run: str, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def read_series(ws: Workspace, run: str, name: str) -> tuple[_Steps, _Values]:
     """Steps, int64 (n,), strictly increasing, and values, float64 (n,), of one series.
 
     Raises:
         NotFound: the run has no such series; the nearest is named.
         IntegrityError: a block is not what was written.
     """
-    histories = read_histories(ws, run)
-    if name not in histories:
-        raise NotFound("the run has no such series", received=name, remedy=nearest(name, histories))
-    return histories[name].steps, histories[name].values
+    blocks = ws.ledger.blocks(run, name) if name != _MARKS else []
+    if not blocks:
+        raise NotFound("the run has no such series", received=name, remedy=nearest(name, series_names(ws, run)))
+    marks = ws.ledger.blocks(run, _MARKS) or ws.ledger.blocks(run)
+    series = _merged(blocks, _starts([*blocks, *marks], restored_steps(ws.ledger.events(f"run:{run}"))))
+    return series.steps, series.values
 
 
 def series_names(ws: Workspace, run: str) -> tuple[str, ...]:
     """The names of a run's series, sorted."""
-    return tuple(sorted({block.series for block in ws.ledger.blocks(run)}))
+    return tuple(sorted({block.series for block in ws.ledger.blocks(run)} - {_MARKS}))
 
 
 def history_digest(ws: Workspace, run: str) -> Digest:
@@ -248,15 +152,58 @@ def history_digest(ws: Workspace, run: str) -> Digest:
     for name, series in read_histories(ws, run).items():
         if series.kind is SeriesKind.VALUE and len(series.steps):
             hasher.update(f"{name}\0{len(series.steps)}\0".encode())
-            hasher.update(_little(series.steps, series.values))
+            hasher.update(_little(series.steps) + _little(series.values))
     return hasher.digest()
+
+
+def restored_steps(events: Iterable[Event]) -> dict[int, int]:
+    """Attempt → the step that it restored, of those attempts that did, by the events of their run."""
+    return {event.body["attempt"]: event.body["step"] for event in events if event.type == RESTORED}
+
+
+# ---------------------------------------------------------------------------------------------------- attempts made one
+
+
+def merge_blocks(blocks: Iterable[Block], restored: Mapping[int, int]) -> dict[str, Series]:
+    """The series that all blocks of a run make, by name. `restored`: attempt → the step that it restored.
+
+    Raises:
+        IntegrityError: a block is not what was written.
+    """
+    by_name: defaultdict[str, list[Block]] = defaultdict(list)
+    for block in blocks:
+        by_name[block.series].append(block)
+    starts = _starts((block for each in by_name.values() for block in each), restored)
+    return {name: _merged(by_name[name], starts) for name in sorted(by_name) if name != _MARKS}
+
+
+def attempt_mark(run: str, attempt: int) -> Block:
+    """The block that says that an attempt logged something."""
+    return Block(run, _MARKS, attempt, 0, 0, 0, b"")
+
+
+def summarise(series: Series) -> Summary:
+    return Summary().then(series.steps, series.values) if len(series.steps) else Summary()
+
+
+def series_facts(run: str, summaries: Mapping[str, Summary]) -> Iterator[Fact]:
+    """What the ledger is to know of each series of a run: last, min, max, count; nothing of one that has no points."""
+    for name, summary in summaries.items():
+        known = {"last": summary.last, "min": summary.low, "max": summary.high, "count": summary.count or None}
+        yield from (Fact(f"run:{run}", f"series.{name}.{key}", value) for key, value in known.items())
+
+
+def _starts(blocks: Iterable[Block], restored: Mapping[int, int]) -> dict[int, int]:
+    """Attempt → the step after which it went on, of all attempts that count, in their order."""
+    attempts = {block.attempt for block in blocks} | restored.keys()
+    return {attempt: restored.get(attempt, 0) for attempt in sorted(attempts)}
 
 
 def _merged(blocks: Iterable[Block], starts: Mapping[int, int]) -> Series:
     """The points that count: each attempt overrides what earlier ones logged after the step that it started from."""
     kind, points = SeriesKind.VALUE, {attempt: [(_NO_STEPS, _NO_VALUES)] for attempt in starts}
     for block in blocks:
-        kind, steps, values = _decode(block)
+        kind, steps, values = decode_block(block)
         points[block.attempt].append((steps, values))
     steps, values = _NO_STEPS, _NO_VALUES
     for attempt, start in starts.items():
@@ -267,10 +214,10 @@ def _merged(blocks: Iterable[Block], starts: Mapping[int, int]) -> Series:
     return Series(kind, *_last_of_each_step(steps, values))
 
 
-def _last_of_each_step(
-    steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _last_of_each_step(steps: _Steps, values: _Values) -> tuple[_Steps, _Values]:
     """Sorted by step; where a step stands twice (step 0, which no restart takes back) the later point counts."""
+    if (steps[1:] > steps[:-1]).all():
+        return steps, values
     unique, first_from_behind = np.unique(steps[::-1], return_index=True)
     return unique, values[::-1][first_from_behind]
 
@@ -279,23 +226,46 @@ _NO_STEPS = np.empty(0, dtype=np.int64)
 _NO_VALUES = np.empty(0, dtype=np.float64)
 
 
-def _encode(kind: SeriesKind, steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> bytes:
-    return _HEADER.pack(_MAGIC, _FORMAT, kind) + _little(steps, values)
+# ---------------------------------------------------------------------------------------------------------------- blocks
 
 
-def _little(steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64]) -> bytes:
-    return steps.astype("<i8").tobytes() + values.astype("<f8").tobytes()
+def encode_block(run: str, name: str, attempt: int, steps: _Steps, values: _Values) -> Block:
+    """A block of points, one at least, of strictly increasing steps. Steps at equal distances are not written out."""
+    first, last = int(steps[0]), int(steps[-1])
+    regular = last - first < _WIDEST and bool((steps == _regular(first, last, len(steps))).all())
+    data = _HEADER.pack(_MAGIC, _FORMAT, kind_of(name), regular) + (b"" if regular else _little(steps))
+    return Block(run, name, attempt, first, last, len(steps), data + _little(values))
 
 
-def _decode(block: Block) -> tuple[SeriesKind, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    size = _HEADER.size + 16 * block.count
-    magic, version, kind = _HEADER.unpack_from(block.data) if len(block.data) == size else (b"", 0, 0)
-    if magic != _MAGIC or version != _FORMAT:
+def decode_block(block: Block) -> tuple[SeriesKind, _Steps, _Values]:
+    """Kind, steps, int64 (n,), and values, float64 (n,), of a block of this format or an earlier one.
+
+    Raises:
+        IntegrityError: the block is not what was written.
+    """
+    magic, version, kind, regular = _HEADER.unpack_from(block.data) if len(block.data) >= _HEADER.size else _NO_HEADER
+    size = _HEADER.size + (8 if regular else 16) * block.count
+    if magic != _MAGIC or version not in (1, _FORMAT) or len(block.data) != size:
         raise IntegrityError(
             f"a block of the series {block.series!r} does not read",
             received=f"{len(block.data)} bytes for {block.count} points",
             remedy="restore the ledger from a backup, or upgrade velodrome",
         )
-    steps = np.frombuffer(block.data, "<i8", block.count, _HEADER.size).astype(np.int64)
-    values = np.frombuffer(block.data, "<f8", block.count, _HEADER.size + 8 * block.count).astype(np.float64)
+    if regular:
+        steps = _regular(block.first_step, block.last_step, block.count)
+    else:
+        steps = np.frombuffer(block.data, "<i8", block.count, _HEADER.size).astype(np.int64)
+    values = np.frombuffer(block.data, "<f8", block.count, size - 8 * block.count).astype(np.float64)
     return SeriesKind(kind), steps, values
+
+
+_NO_HEADER = (b"", 0, 0, False)
+
+
+def _regular(first: int, last: int, count: int) -> _Steps:
+    """Steps from the first to the last, as near to equal distances as whole numbers are."""
+    return first + np.arange(count) * ((last - first) // max(1, count - 1))
+
+
+def _little(array: _Steps | _Values) -> bytes:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

@@ -17,6 +17,7 @@ import msgspec
 from velodrome.core.digest import Digest, decode
 from velodrome.core.errors import ConfigurationError, NotFound, PointerMoved, StateError, nearest
 from velodrome.core.values import Record
+from velodrome.registry.runs import require_whole
 from velodrome.store.ledger import Event, Link, Move, Put, Stored, Write, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
@@ -35,6 +36,7 @@ __all__ = [
     "promote",
     "register",
     "reject",
+    "require_model",
     "resolve",
     "rollback",
     "state_of",
@@ -137,6 +139,7 @@ def register(ws: Workspace, *, model: str, run: str, artifact: Digest | None, re
     Raises:
         ConfigurationError: a name that a reference could not say.
         StateError: the run saved no model, or registered another one before.
+        Gone: it was collected, or what it rests on.
     """
     if not _NAME.fullmatch(model):
         raise ConfigurationError("a model's name is letters, digits and . _ -", received=model, remedy="rename it")
@@ -149,7 +152,7 @@ def register(ws: Workspace, *, model: str, run: str, artifact: Digest | None, re
         try:
             return _register_next(ws, model, run, artifact, report)
         except PointerMoved:
-            continue  # another process took the number, or registered this run: look again
+            continue  # another process took the number, or registered or moved this run: look again
 
 
 def move_state(ws: Workspace, reference: str, to: VersionState, *, reason: str, actor: str) -> Version:
@@ -157,13 +160,15 @@ def move_state(ws: Workspace, reference: str, to: VersionState, *, reason: str, 
 
     Raises:
         NotFound: no such version. StateError: its present state does not allow it.
+        Gone: it is to be a candidate, and its run, or what that rests on, was collected.
         PointerMoved: somebody moved it at the same moment.
     """
     version = resolve(ws, reference)
+    whole = require_whole(ws, version.run) if to is VersionState.CANDIDATE else []
     standing = _standing(ws, version.reference)
     _require(version, standing, to)
     after = _Standing(to, standing.aliases)
-    ws.commit(_move(version.reference, standing, after, f"version.{to}", reason=reason), actor=actor)
+    ws.commit(*whole, _move(version.reference, standing, after, f"version.{to}", reason=reason), actor=actor)
     return version
 
 
@@ -220,7 +225,7 @@ def rollback(ws: Workspace, model: str, *, alias: str = CHAMPION, reason: str, a
         NotFound: no such model. StateError: there is nothing to go back to.
         PointerMoved: somebody moved the alias or a version at the same moment.
     """
-    _require_model(ws, model)
+    require_model(ws, model)
     present = _value(ws, _alias(model, alias))
     for earlier in reversed(_promotions(ws.ledger.events(_alias(model, alias)))):
         standing = _standing(ws, earlier)
@@ -242,7 +247,7 @@ def resolve(ws: Workspace, reference: str) -> Version:
         NotFound: no such model, version or alias; the nearest is named.
     """
     model, alias, number = _parsed(ws, reference)
-    _require_model(ws, model)
+    require_model(ws, model)
     if alias is not None:
         found = find_alias(ws, model, alias)
         if found is None:
@@ -280,11 +285,20 @@ def list_versions(ws: Workspace, model: str | None = None) -> list[VersionSummar
         NotFound: there is no such model; the nearest is named.
     """
     if model is not None:
-        _require_model(ws, model)
+        require_model(ws, model)
     versions = ws.ledger.records(Version.kind(), name=model)
     pointers = ws.ledger.pointers(f"version:{model}/" if model else "version:")
     standings = {pointer.subject: _Standing.read(pointer.value or "") for pointer in pointers}
     return [_summary(stored, standings) for stored in versions]
+
+
+def require_model(ws: Workspace, model: str) -> None:
+    """
+    Raises:
+        NotFound: there is no such model; the nearest is named.
+    """
+    if _value(ws, f"model:{model}") is None:
+        raise NotFound("there is no such model", received=model, remedy=nearest(model, _models(ws)))
 
 
 def _register_next(ws: Workspace, model: str, run: str, artifact: Digest, report: Digest | None) -> Version:
@@ -292,6 +306,7 @@ def _register_next(ws: Workspace, model: str, run: str, artifact: Digest, report
     version = Version(model=model, number=int(count or 0) + 1, run=run, artifact=artifact, report=report)
     digest, subject = digest_record(version), _subject(version.reference)
     ws.commit(
+        *require_whole(ws, run),
         Put(version, model),
         Link(subject, digest, "record"),
         Link(digest, f"run:{run}", "run"),
@@ -371,11 +386,6 @@ def _meant(ws: Workspace, model: str) -> Version:
 
 def _models(ws: Workspace) -> list[str]:
     return [pointer.subject.removeprefix("model:") for pointer in ws.ledger.pointers("model:")]
-
-
-def _require_model(ws: Workspace, model: str) -> None:
-    if _value(ws, f"model:{model}") is None:
-        raise NotFound("there is no such model", received=model, remedy=nearest(model, _models(ws)))
 
 
 def _require_name(alias: str) -> None:

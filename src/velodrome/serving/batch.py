@@ -8,8 +8,9 @@ import polars as pl
 from velodrome.core.errors import ConfigurationError, SchemaError
 from velodrome.data.sources import read_user_file
 from velodrome.models.predictor import Model, load_artifact
-from velodrome.registry.versions import resolve
+from velodrome.registry.versions import Version, resolve
 from velodrome.store.files import write_atomic_with
+from velodrome.store.tombstones import require_kept
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Predicted", "load_model", "predict_file"]
@@ -27,10 +28,10 @@ def load_model(ws: Workspace, reference: str) -> Model:
     """The model behind `name@alias`, `name/number` or `name`, verified, ready to predict.
 
     Raises:
-        NotFound: no such model or version; the nearest is named.
+        NotFound: no such model or version; the nearest is named. Gone: it was collected.
         IntegrityError, UnsafeArtifact: its bytes are damaged, or ask for what they may not have.
     """
-    return load_artifact(ws, resolve(ws, reference).artifact)
+    return _load(ws, resolve(ws, reference))
 
 
 def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Predicted:
@@ -46,7 +47,7 @@ def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Pred
             "predictions are written as .csv or .parquet", received=str(out), remedy="give --out one of these endings"
         )
     version = resolve(ws, reference)
-    model = load_artifact(ws, version.artifact)
+    model = _load(ws, version)
     frame = read_user_file(source, text=_texts(model))
     predictions = model.predict(frame)
     taken = set(frame.columns) & set(predictions.columns)
@@ -59,6 +60,11 @@ def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Pred
     whole = pl.concat([frame, predictions], how="horizontal")
     write_atomic_with(out, whole.write_csv if out.suffix == ".csv" else whole.write_parquet)
     return Predicted(version.reference, frame.height, str(out))
+
+
+def _load(ws: Workspace, version: Version) -> Model:
+    require_kept(ws.ledger, f"run:{version.run}", version.reference)
+    return load_artifact(ws, version.artifact)
 
 
 def _texts(model: Model) -> list[str]:

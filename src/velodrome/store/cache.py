@@ -12,14 +12,15 @@ Cost: a hit is a hash, 1 to 6 GB/s; a look is one `stat` per copy.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from velodrome.core.clock import Clock, SystemClock
-from velodrome.core.digest import Digest, digest_bytes
+from velodrome.core.digest import CHUNK, Digest, Hasher, digest_bytes
 from velodrome.core.errors import SourceError, StorageError
 from velodrome.core.logging import logger
-from velodrome.store.blobs import Blob, Blobs
+from velodrome.store.blobs import Blob, Blobs, Entry
 from velodrome.store.files import digest_file, make_folder, temporary_file
 from velodrome.store.named import AddressedBlobs, blob_name
 
@@ -81,16 +82,49 @@ class CachedBlobs(Blobs):
             self.remote.copy_to(digest, out)
         return path
 
+    def copy_to(self, digest: str, out: BinaryIO) -> int:
+        """From the copy that is here, else past the cache: whoever copies much would drive everything else out of it."""
+        path, begin = self._path(digest), out.tell()
+        with suppress(OSError):
+            with path.open("rb") as copy:
+                hasher = Hasher()
+                while chunk := copy.read(CHUNK):
+                    hasher.update(chunk)
+                    out.write(chunk)
+            if hasher.digest() == digest:
+                return out.tell() - begin
+        out.seek(begin)
+        out.truncate()
+        return self.remote.copy_to(digest, out)
+
     def has(self, digest: str) -> bool:
         return self.remote.has(digest)
 
+    def keep(self, digest: str) -> bool:
+        return self.remote.keep(digest)
+
     def delete(self, digest: str) -> None:
-        with suppress(OSError):
-            self._path(digest).unlink()
+        self._forget(digest)
         self.remote.delete(digest)
 
     def list(self) -> Iterator[Digest]:
         return self.remote.list()
+
+    def entries(self) -> Iterator[Entry]:
+        return self.remote.entries()
+
+    def collect(self, digest: str, before: datetime) -> bool:
+        went = self.remote.collect(digest, before)
+        if went:
+            self._forget(digest)
+        return went
+
+    def sweep(self, before: datetime) -> int:
+        return self.remote.sweep(before)
+
+    def _forget(self, digest: str) -> None:
+        with suppress(OSError):
+            self._path(digest).unlink()
 
     def _path(self, digest: str) -> Path:
         return self.folder / blob_name(digest)

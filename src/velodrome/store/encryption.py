@@ -21,8 +21,9 @@ Cost: 72 bytes and 16 for each 1 MiB; 2 to 8 GB/s.
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -31,10 +32,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 
 from velodrome.core.digest import CHUNK
-from velodrome.core.errors import ConfigurationError, IntegrityError, StorageError
+from velodrome.core.errors import ConfigurationError, IntegrityError, StorageError, WrongKey
 from velodrome.store.blobs import FolderBlobs
-from velodrome.store.keys import KEY_BYTES, WrappingKey, WrongKey
-from velodrome.store.named import AddressedBlobs, Content, FolderObjects, Objects, Piece
+from velodrome.store.keys import KEY_BYTES, WrappingKey
+from velodrome.store.named import AddressedBlobs, Content, FolderObjects, Held, Objects, Piece
 
 __all__ = ["EncryptedBlobs", "EncryptedObjects"]
 
@@ -123,6 +124,15 @@ class _Keyring:
         for copy in _COPIES:
             self._objects.delete(_entry(number, master, copy))
 
+    def damaged(self, master: WrappingKey) -> Iterator[tuple[str, str]]:
+        """Number and name of each copy that is missing or does not open."""
+        for number, ids in sorted(self.masters().items()):
+            for copy in _COPIES if master.id in ids else ():
+                try:
+                    self._open(number, master, copy)
+                except (FileNotFoundError, IntegrityError):
+                    yield number, _entry(number, master, copy)
+
     def _masters(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for name in self._objects.list(_KEYRING):
@@ -182,6 +192,10 @@ class EncryptedObjects(Objects):
         keys = self._known()
         return bool(keys) and self._inner.has(_hidden(_any(keys), name))
 
+    def keep(self, name: str) -> bool:
+        keys = self._known()  # none: nothing was ever stored, so what collectors see next is young
+        return bool(keys) and self._inner.keep(_hidden(_any(keys), name))
+
     def delete(self, name: str) -> None:
         if keys := self._known():
             self._inner.delete(_hidden(_any(keys), name))
@@ -190,6 +204,19 @@ class EncryptedObjects(Objects):
         if keys := self._known():
             names = (_revealed(_any(keys), hidden) for hidden in self._inner.list())
             yield from (name for name in names if name and name.startswith(f"{folder}/" if folder else ""))
+
+    def entries(self) -> Iterator[Held]:
+        if keys := self._known():
+            for held in self._inner.entries():
+                if name := _revealed(_any(keys), held.name):
+                    yield Held(name, held.size, held.time)
+
+    def collect(self, name: str, before: datetime) -> bool:
+        keys = self._known()
+        return bool(keys) and self._inner.collect(_hidden(_any(keys), name), before)
+
+    def sweep(self, before: datetime) -> int:
+        return self._inner.sweep(before)
 
     def rotate(self, new: WrappingKey) -> None:
         """Let `new` take the place of the master key: the store keys are wrapped again, what is stored from now on gets a
@@ -219,6 +246,21 @@ class EncryptedObjects(Objects):
             for number in old:
                 self._keyring.remove(number, self._master)
             self._master, self._keys = new, {key.number: key for key in keys}
+
+    def damaged_keys(self) -> Sequence[str]:
+        """The names, in the place itself, of copies of store keys that are missing or do not open."""
+        return [name for _, name in self._keyring.damaged(self._master)]
+
+    def mend_keys(self) -> int:
+        """Store anew each key of which a copy is damaged, out of the other copy; how many.
+
+        Raises:
+            IntegrityError, StorageError: both copies of a key are damaged: what it encrypts is lost.
+        """
+        numbers = {number for number, _ in self._keyring.damaged(self._master)}
+        for number in numbers:
+            self._keyring.add(self._keyring.open(number, self._master), self._master)
+        return len(numbers)
 
     def _known(self) -> dict[str, _StoreKey]:
         """The keys of the store by number; none where nothing was ever stored."""

@@ -19,9 +19,9 @@ import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from velodrome.core.errors import ConfigurationError, IntegrityError, StorageError
+from velodrome.core.errors import ConfigurationError, IntegrityError
 
-__all__ = ["KEY_BYTES", "WrappingKey", "WrongKey", "read_key"]
+__all__ = ["KEY_BYTES", "WrappingKey", "read_key"]
 
 KEY_BYTES = 32
 """AES-256."""
@@ -29,10 +29,6 @@ KEY_BYTES = 32
 _NONCE = 12
 _COMMAND_SECONDS = 60.0
 _EVERYBODY_ELSE = stat.S_IRWXG | stat.S_IRWXO
-
-
-class WrongKey(StorageError):
-    """Bytes are there and whole, but encrypted under another key than this one."""
 
 
 class WrappingKey:

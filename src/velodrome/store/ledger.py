@@ -1,16 +1,17 @@
 """The ledger's interface: what an implementation promises, and the values that go in and out.
 
-Everything that happens is a *commit*: a list of writes that take effect together or not at all. There are five kinds of
+Everything that happens is a *commit*: a list of writes that take effect together or not at all. There are eight kinds of
 write, so a new noun of the product is a new record, never a new method here.
 
 Records are immutable and named by their digest. Edges run from a result to what it was made from. Events form one hash
 chain per subject. A pointer is the only thing that changes: a subject's present value, moved by compare-and-set, and each
 move appends its event to the subject's chain in the same commit; aliases and states are pointers. Series blocks hold
-metric histories as bytes.
+metric histories as bytes, and go only when a run is collected. Facts are an index: numbers and texts by which subjects are
+searched and sorted, which say what records, events and series say already, are in no digest, and can be made again.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -19,12 +20,17 @@ import msgspec
 from velodrome.core.digest import Digest, canonical, decode, digest_bytes
 from velodrome.core.errors import IntegrityError, NotFound
 from velodrome.core.values import Record
+from velodrome.store.query import Found, Query
 
 __all__ = [
     "Append",
+    "Batch",
     "Block",
+    "Drop",
     "Edge",
     "Event",
+    "Expect",
+    "Fact",
     "Ledger",
     "Link",
     "Move",
@@ -38,6 +44,9 @@ __all__ = [
 ]
 
 _R = TypeVar("_R", bound=Record)
+
+Batch = tuple[str, Sequence[tuple[Any, ...]]]
+"""The name of a table, and some of its rows."""
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -76,8 +85,22 @@ class Move(msgspec.Struct, frozen=True):
     body: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+class Expect(msgspec.Struct, frozen=True):
+    """Change nothing, but let the commit fail with PointerMoved unless the pointer of `subject` is `value` (None: no value).
+
+    For what rests on something that another might take away: it is still there when the commit takes effect.
+    """
+
+    subject: str
+    value: str | None
+
+
 class Block(msgspec.Struct, frozen=True):
-    """Points of one metric series of one attempt of a run, encoded by the registry; the same block again changes nothing."""
+    """Points of one metric series of one attempt of a run, encoded by the registry.
+
+    It takes the place of the block of that series and attempt that began at the same step, so that a block may grow, and the
+    same again changes nothing.
+    """
 
     run: str
     series: str
@@ -88,7 +111,25 @@ class Block(msgspec.Struct, frozen=True):
     data: bytes
 
 
-Write = Put | Link | Append | Move | Block
+class Drop(msgspec.Struct, frozen=True):
+    """Take all series blocks of a run away, for its collection; there may be none. Its facts stay."""
+
+    run: str
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """What is known about a subject under a key now, in the place of what was known before. None or NaN: nothing.
+
+    NaN has no place in an order, so it is no fact; infinities are. Whole numbers beyond 2^53 are rounded, as floats are.
+    A text is kept up to its first 1,024 bytes of UTF-8, cut between characters; a key has at most 512.
+    """
+
+    subject: str
+    key: str
+    value: float | str | None
+
+
+Write = Put | Link | Append | Move | Expect | Block | Drop | Fact
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -145,7 +186,8 @@ class Ledger(ABC):
     - Commits of many threads and processes are serialised: each sees the effect of those before it.
     - Reads see every commit that returned before the read began.
     - A handle may be shared by threads. A handle used in a forked child raises StorageError.
-    - Nothing that was put, linked, appended or blocked ever changes or goes.
+    - Nothing that was put, linked or appended ever changes or goes; a block goes only by a `Drop`. Pointers and facts are
+      what they were last said to be.
     """
 
     @abstractmethod
@@ -153,8 +195,8 @@ class Ledger(ABC):
         """Apply the writes together.
 
         Raises:
-            PointerMoved: a Move whose `expected` is not the present value; `received` is the present value.
-            StorageError: the database refused; nothing was written.
+            PointerMoved: a Move or an Expect whose value is not the present one; `received` is the present value.
+            StorageError: the database refused, or a write cannot be kept everywhere (see `Fact`); nothing was written.
         """
 
     @abstractmethod
@@ -192,12 +234,51 @@ class Ledger(ABC):
         """The series blocks of a run, ordered by series, attempt and first step."""
 
     @abstractmethod
+    def search(self, query: Query) -> list[Found]:
+        """The subjects that a query finds, in its order; how conditions and orders are meant is said in `store.query`."""
+
+    @abstractmethod
+    def facts(self, subjects: Iterable[str], *keys: str) -> dict[str, dict[str, float | str]]:
+        """Subject → key → value, ordered by key: all facts of each subject, or those of some keys.
+
+        A key that ends in a dot stands for all that begin so.
+        """
+
+    @abstractmethod
+    def fact_keys(self) -> list[str]:
+        """Every key under which anything is known about any subject, ordered."""
+
+    @abstractmethod
     def subjects(self, prefix: str = "") -> list[str]:
         """Every subject that has a chain of events, ordered."""
 
     @abstractmethod
     def scan(self) -> Iterator[Stored]:
         """Every record in the order in which it was put, payloads *not* verified: for `doctor`, which reports all damage."""
+
+    @abstractmethod
+    def rows(self, table: str, column: str, values: Iterable[str]) -> list[tuple[Any, ...]]:
+        """The rows of a table, as `dump` gives them, that have one of the values in a column: many things in few reads."""
+
+    @abstractmethod
+    def dump(self, *tables: str, after: int = 0) -> Generator[Batch, None, None]:
+        """Every row of every table as one moment saw them, a few at a time, each table's in the order of its keys.
+
+        Reads in one transaction, which ends with the iterator: exhaust it or close it. Nothing is verified.
+
+        Args:
+            tables: only these.
+            after: of the records, only those that were put after the first so many.
+        """
+
+    @abstractmethod
+    def fill(self, batches: Iterable[Batch]) -> None:
+        """Take in what another ledger's `dump` gives, of whatever database that is, in one commit.
+
+        Raises:
+            StateError: this ledger holds something already.
+            StorageError: the database refused; nothing was written.
+        """
 
     @abstractmethod
     def check(self) -> list[str]:

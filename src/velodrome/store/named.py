@@ -3,8 +3,9 @@
 `Objects` is what a bucket, a folder and their encrypted forms can do: put, get, has, delete and list by name, nothing
 about content. `AddressedBlobs` makes blobs of any of them: it names bytes by their digest, hashes again while they travel,
 and verifies all that comes back. So encryption and buckets are written once each, below it, and need to know nothing of
-digests. Cost: a put reads its source twice (the name must be known before the first byte goes out) and asks once whether
-the blob is there already; a read is one pass. Memory is bounded by a few pieces of 1 MiB, whatever the size.
+digests. How bytes are kept while others are collected is the place's own affair, below the encryption too.
+Cost: a put reads its source twice (the name must be known before the first byte goes out) and asks once whether the blob
+is there already; a read is one pass. Memory is bounded by a few pieces of 1 MiB, whatever the size.
 """
 
 import io
@@ -17,15 +18,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from velodrome.core.digest import CHUNK, Digest, Hasher, digest_bytes, is_digest
 from velodrome.core.errors import IntegrityError, MissingBlob, SourceError, StorageError
-from velodrome.store.blobs import Blob, Blobs
-from velodrome.store.files import digest_file, flush_folder, make_folder, temporary_file
+from velodrome.store.blobs import Blob, Blobs, Entry
+from velodrome.store.files import digest_file, make_folder, temporary_file
+from velodrome.store.folder import Folder, file_time
 
-__all__ = ["AddressedBlobs", "Content", "FolderObjects", "Objects", "Piece", "blob_name"]
+__all__ = [
+    "AddressedBlobs",
+    "Content",
+    "FolderObjects",
+    "Held",
+    "Objects",
+    "Piece",
+    "after",
+    "blob_name",
+    "hashed",
+    "spooled",
+]
 
 Piece = bytes | memoryview
 """Some of an object's bytes."""
@@ -42,12 +56,23 @@ class Content:
     pieces: Callable[[], Iterator[Piece]]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a place holds under a name: bytes as stored, and when it was put or kept last, in UTC, by the place's clock."""
+
+    name: str
+    size: int
+    time: datetime
+
+
 class Objects(ABC):
     """Bytes under names in one place. A name is `folder/rest`, of lower-case letters, digits and hyphens.
 
     Contract:
     - `put` replaces and is atomic: the old bytes or the new ones are there, whole; durable when it returns.
     - `get` may be damaged bytes: whoever gives the names their meaning verifies them.
+    - Whoever calls `keep`, and then `put` where that is False, has the name from then on: a `collect` with a `before` from
+      before that began never takes it away, and no `get` or `has` misses it meanwhile.
     - Threads and processes may do all of it at once.
     - Each may raise StorageError, where the place cannot be used; the text never holds a credential.
     """
@@ -74,6 +99,11 @@ class Objects(ABC):
         """Whether something has that name."""
 
     @abstractmethod
+    def keep(self, name: str) -> bool:
+        """Whether something has that name; if so, it counts as put now, and if not, what is put under it next is safe from
+        every collector who is at work. False also while a collector is taking it away."""
+
+    @abstractmethod
     def delete(self, name: str) -> None:
         """Forget a name; one that is not there is fine."""
 
@@ -81,57 +111,63 @@ class Objects(ABC):
     def list(self, folder: str = "") -> Iterator[str]:
         """Every name, or every name of one folder, in no particular order."""
 
+    @abstractmethod
+    def entries(self) -> Iterator[Held]:
+        """What is held under every name, in no particular order."""
+
+    @abstractmethod
+    def collect(self, name: str, before: datetime) -> bool:
+        """Delete what has that name, unless it may have been put or kept at `before` or later; True if it went."""
+
+    @abstractmethod
+    def sweep(self, before: datetime) -> int:
+        """Clear away what those who were killed before `before` have left beside the names; how many things that were. What
+        a killed collector had half taken away is put back."""
+
 
 class FolderObjects(Objects):
     """Objects in files `root`/folder/rest."""
 
     def __init__(self, root: Path) -> None:
-        self.root = make_folder(root)
+        self._folder = Folder(root)
+        self.root = self._folder.root
 
     @property
     def where(self) -> str:
         return str(self.root)
 
     def put(self, name: str, content: Content) -> None:
-        path = self.root / name
-        with temporary_file(self.root / "incoming") as (temporary, out):
+        with self._folder.new() as (temporary, out):
             for piece in content.pieces():
                 out.write(piece)
-            out.flush()
-            os.fchmod(out.fileno(), 0o444)
-            os.fsync(out.fileno())
-            make_folder(path.parent)
-            temporary.replace(path)
-            flush_folder(path.parent)
-        flush_folder(self.root)
+            self._folder.publish(temporary, out, self.root / name)
 
     def get(self, name: str) -> Iterator[Piece]:
-        with self._usable(), (self.root / name).open("rb") as stream:
+        with self._folder.usable(), (self.root / name).open("rb") as stream:
             yield from _chunks(stream)
 
     def has(self, name: str) -> bool:
-        with self._usable():
-            return (self.root / name).exists()
+        return self._folder.stat(name) is not None
+
+    def keep(self, name: str) -> bool:
+        return self._folder.keep(self.root / name)
 
     def delete(self, name: str) -> None:
-        with self._usable():
-            (self.root / name).unlink(missing_ok=True)
+        self._folder.remove(self.root / name)
 
     def list(self, folder: str = "") -> Iterator[str]:
-        for path in self.root.glob(f"{folder or '*'}/*"):
-            if not path.name.startswith("."):
-                yield path.relative_to(self.root).as_posix()
+        return self._folder.names(folder)
 
-    @contextmanager
-    def _usable(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StorageError(
-                f"cannot use {self.root}: {error.strerror}", remedy="check the disk and the permissions of the folder"
-            ) from error
+    def entries(self) -> Iterator[Held]:
+        for name in self._folder.names():
+            if found := self._folder.stat(name):
+                yield Held(name, found.st_size, file_time(found))
+
+    def collect(self, name: str, before: datetime) -> bool:
+        return self._folder.collect(self.root / name, before)
+
+    def sweep(self, before: datetime) -> int:
+        return self._folder.sweep(before)
 
 
 def blob_name(digest: str) -> str:
@@ -143,6 +179,12 @@ def blob_name(digest: str) -> str:
     if not is_digest(digest):
         raise StorageError("a blob is named by 64 hexadecimal characters", received=digest)
     return f"{digest[:2]}/{digest[2:]}"
+
+
+def _digest_in(name: str) -> Digest | None:
+    """The digest of the blob of that name; None for what is no blob."""
+    digest = name.replace("/", "", 1)
+    return Digest(digest) if is_digest(digest) and blob_name(digest) == name else None
 
 
 class AddressedBlobs(Blobs):
@@ -165,8 +207,9 @@ class AddressedBlobs(Blobs):
         if isinstance(source, bytes | memoryview):
             data = memoryview(source).cast("B")
             return self._store(digest_bytes(data), Content(data.nbytes, lambda: iter([data])))
-        with _spooled(source, self._scratch) as (digest, content):
-            return self._store(digest, content)
+        hasher = Hasher()
+        with spooled(hashed(hasher, _chunks(source)), self._scratch) as content:
+            return self._store(hasher.digest(), content)
 
     def read(self, digest: str) -> bytes:
         out = io.BytesIO()
@@ -174,11 +217,7 @@ class AddressedBlobs(Blobs):
         return out.getvalue()
 
     def copy_to(self, digest: str, out: BinaryIO) -> int:
-        """Write a blob to `out`, a file or buffer that can be rewound, from its present position on; its size in bytes.
-
-        A transfer that was damaged is done once more before the blob is called damaged. When this raises, what `out` holds
-        from its position on is not the blob. Raises as `read` does.
-        """
+        """As `Blobs.copy_to`; a transfer that was damaged is done once more before the blob is called damaged."""
         name, begin = blob_name(digest), out.tell()
         damage: IntegrityError | None = None
         for _ in range(_ATTEMPTS):
@@ -204,17 +243,30 @@ class AddressedBlobs(Blobs):
     def has(self, digest: str) -> bool:
         return self.objects.has(blob_name(digest))
 
+    def keep(self, digest: str) -> bool:
+        return self.objects.keep(blob_name(digest))
+
     def delete(self, digest: str) -> None:
         self.objects.delete(blob_name(digest))
 
     def list(self) -> Iterator[Digest]:
         for name in self.objects.list():
-            digest = name.replace("/", "", 1)
-            if is_digest(digest) and blob_name(digest) == name:
-                yield Digest(digest)
+            if digest := _digest_in(name):
+                yield digest
+
+    def entries(self) -> Iterator[Entry]:
+        for held in self.objects.entries():
+            if digest := _digest_in(held.name):
+                yield Entry(digest, held.size, held.time)
+
+    def collect(self, digest: str, before: datetime) -> bool:
+        return self.objects.collect(blob_name(digest), before)
+
+    def sweep(self, before: datetime) -> int:
+        return self.objects.sweep(before)
 
     def _store(self, digest: Digest, content: Content) -> Blob:
-        if not self._intact(digest):
+        if not (self.objects.keep(blob_name(digest)) and self._intact(digest)):
             self.objects.put(blob_name(digest), Content(content.size, lambda: _faithful(content.pieces(), digest)))
         return Blob(digest, content.size)
 
@@ -260,6 +312,14 @@ class AddressedBlobs(Blobs):
         )
 
 
+def after(skip: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces without the first `skip` bytes."""
+    for piece in pieces:
+        if len(piece) > skip:
+            yield piece[skip:]
+        skip = max(0, skip - len(piece))
+
+
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     while chunk := stream.read(CHUNK):
         yield chunk
@@ -278,15 +338,24 @@ def _file_content(path: Path) -> Content:
     return Content(path.stat().st_size, pieces)
 
 
+def hashed(hasher: Hasher, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces as they are, each fed to the hasher."""
+    for piece in pieces:
+        hasher.update(piece)
+        yield piece
+
+
 @contextmanager
-def _spooled(stream: BinaryIO, scratch: Path | None) -> Iterator[tuple[Digest, Content]]:
-    """The digest of all that the stream holds, and the same bytes again; above 8 MiB they wait in a nameless file."""
+def spooled(source: Iterator[Piece], scratch: Path | None = None) -> Iterator[Content]:
+    """All that the source gives, once; above 8 MiB it waits in a nameless file.
+
+    Raises:
+        StorageError: it could not be taken in.
+    """
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=None if scratch is None else str(scratch)) as spool:
-        hasher = Hasher()
         try:
-            for chunk in _chunks(stream):
-                hasher.update(chunk)
-                spool.write(chunk)
+            for piece in source:
+                spool.write(piece)
         except OSError as error:
             raise StorageError(
                 f"cannot take in a stream: {error.strerror}",
@@ -298,7 +367,7 @@ def _spooled(stream: BinaryIO, scratch: Path | None) -> Iterator[tuple[Digest, C
             while chunk := spool.read(CHUNK):
                 yield chunk
 
-        yield hasher.digest(), Content(spool.tell(), pieces)
+        yield Content(spool.tell(), pieces)
 
 
 def _faithful(pieces: Iterator[Piece], digest: Digest) -> Iterator[Piece]:

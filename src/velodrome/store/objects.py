@@ -8,11 +8,11 @@ half of it visible, remove the object where the connection breaks, and take a pa
 all three), but it moves a finished multipart upload into place. So we are wary there: every upload is multipart, also a
 small one, and all of it is read back.
 
-Each request is tried again by obstore, and each operation (but a listing) by us, after random waits that grow, until
+Each request is tried again by obstore, and each operation (but a listing that has begun) by us, after random waits that grow, until
 `patience` is over. What a broken upload has left in the server (uncompleted parts) is invisible; a lifecycle rule of the
 bucket removes it. Ctrl-C is heard between two requests of ours, not while obstore works on one.
-Memory: four parts of 8 MiB (of a 9000th, above 72 GB). Cost: a put of a new blob is three requests, or five where we are
-wary; a read is one.
+Memory: four parts of 8 MiB (of a 9000th, above 72 GB). Cost: a put of a new blob is four requests, or six where we are
+wary; a read is one. A copy is the server's own up to 5 GiB, which is all that S3 does; above, it goes through this machine.
 """
 
 import os
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -34,9 +35,10 @@ from obstore.store import from_url
 from velodrome.core.clock import Clock, SystemClock
 from velodrome.core.digest import CHUNK, Digest, Hasher
 from velodrome.core.errors import ConfigurationError, StorageError, nearest
-from velodrome.store.named import AddressedBlobs, Content, Objects, Piece
+from velodrome.store.marked import MarkedObjects
+from velodrome.store.named import AddressedBlobs, Content, Held, Piece, after, hashed, spooled
 
-__all__ = ["OPTIONS", "SCHEMES", "BucketObjects", "ObjectBlobs", "Patience"]
+__all__ = ["OPTIONS", "SCHEMES", "Bucket", "BucketObjects", "ObjectBlobs", "Patience"]
 
 SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 """Scheme of the URL → what the names of the environment variables with its credentials begin with."""
@@ -57,6 +59,7 @@ _PARTS = 9000
 _AT_ONCE = 4
 _READ_BACK = 1 << 20
 _PAGE = 1000
+_COPIED = 5 << 30  # S3 copies no larger object in one request
 _FORBIDDEN = {401, 403}
 _SHARE = 4  # of our patience obstore gets a quarter: it hears no Ctrl-C while it tries again
 _LATER = {404, 408, 409, 425, 429}
@@ -109,13 +112,29 @@ class ObjectBlobs(AddressedBlobs):
         *,
         patience: Patience | None = None,
         wary: bool | None = None,
+        lease: timedelta | None = None,
         scratch: Path | None = None,
     ) -> None:
-        super().__init__(BucketObjects(url, options, patience=patience, wary=wary), scratch)
+        super().__init__(BucketObjects(url, options, patience=patience, wary=wary, lease=lease), scratch)
 
 
-class BucketObjects(Objects):
-    """Objects in a bucket, below a prefix. Nothing is sent before the first call; refuses use after a fork.
+class BucketObjects(MarkedObjects):
+    """Objects in a bucket. Arguments as of `Bucket` and of `MarkedObjects`."""
+
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, str | bool] | None = None,
+        *,
+        patience: Patience | None = None,
+        wary: bool | None = None,
+        lease: timedelta | None = None,
+    ) -> None:
+        super().__init__(Bucket(url, options, patience=patience, wary=wary), lease=lease)
+
+
+class Bucket:
+    """A bucket, below a prefix. Nothing is sent before the first call; refuses use after a fork.
 
     Args:
         options: see `OPTIONS`.
@@ -167,7 +186,7 @@ class BucketObjects(Objects):
         tries = self._tries("read from")
         while True:
             try:
-                for piece in _after(given, self._stream(name)):
+                for piece in after(given, self._stream(name)):
                     given += len(piece)
                     tries.progress()
                     yield piece
@@ -177,23 +196,42 @@ class BucketObjects(Objects):
             except BaseError as error:
                 tries.failed(error)
 
-    def has(self, name: str) -> bool:
+    def touch(self, name: str) -> None:
+        self._persist("store in", name, lambda: obstore.put(self._store, name, b"", use_multipart=False))
+
+    def head(self, name: str) -> Held | None:
         try:
-            self._persist("look into", name, lambda: obstore.head(self._store, name))
+            return _held(self._persist("look into", name, lambda: obstore.head(self._store, name)))
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def copy(self, name: str, goal: str) -> None:
+        held = self.head(name)
+        if held is None:
+            raise FileNotFoundError(name)
+        if held.size > _COPIED:
+            self._carry(name, goal)
+        else:
+            self._persist("copy in", name, lambda: self._copied(name, goal, held.size))
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self._persist("delete from", name, lambda: obstore.delete(self._store, name))
 
-    def list(self, folder: str = "") -> Iterator[str]:
-        try:
-            for page in obstore.list(self._store, folder or None, chunk_size=_PAGE):
-                yield from (found["path"] for found in page)
-        except (BaseError, FileNotFoundError) as error:
-            raise self._tries("list").failure(error) from None
+    def entries(self, folder: str = "") -> Iterator[Held]:
+        tries, begun = self._tries("list"), False
+        while True:
+            try:
+                for page in obstore.list(self._store, folder or None, chunk_size=_PAGE):
+                    begun = True
+                    yield from map(_held, page)
+                return
+            except FileNotFoundError as error:
+                raise tries.failure(error) from None
+            except BaseError as error:
+                if begun:
+                    raise tries.failure(error) from None
+                tries.failed(error)
 
     @property
     def _store(self) -> Any:
@@ -205,10 +243,21 @@ class BucketObjects(Objects):
         for piece in obstore.get(self._store, name).stream(min_chunk_size=CHUNK):
             yield memoryview(piece)
 
+    def _copied(self, name: str, goal: str, size: int) -> None:
+        obstore.copy(self._store, name, goal)
+        if obstore.head(self._store, goal)["size"] != size:
+            raise _Unconfirmed
+
+    def _carry(self, name: str, goal: str) -> None:
+        """Copy by way of this machine."""
+        pieces = self.get(name)
+        with spooled(chain([next(pieces, b"")], pieces)) as content:
+            self.put(goal, content)
+
     def _upload(self, name: str, content: Content) -> Digest:
         """Send the content; the digest of what was sent."""
         hasher = Hasher()
-        pieces = _hashed(hasher, content.pieces())
+        pieces = hashed(hasher, content.pieces())
         if content.size <= _PART and not self._wary:
             obstore.put(self._store, name, b"".join(pieces), use_multipart=False)
         else:
@@ -220,7 +269,7 @@ class BucketObjects(Objects):
         """Look at what the server has now: all of it, or where that is large and the server is known, its size."""
         if self._wary or size <= _READ_BACK:
             hasher = Hasher()
-            deque(_hashed(hasher, self._stream(name)), maxlen=0)
+            deque(hashed(hasher, self._stream(name)), maxlen=0)
             confirmed = hasher.digest() == sent
         else:
             confirmed = obstore.head(self._store, name)["size"] == size
@@ -234,7 +283,7 @@ class BucketObjects(Objects):
                 return action()
             except FileNotFoundError as error:
                 raise tries.absent(error, name) from None
-            except BaseError as error:
+            except (BaseError, _Unconfirmed) as error:
                 tries.failed(error)
 
     def _tries(self, doing: str) -> "_Tries":
@@ -319,18 +368,8 @@ def _reason(error: Exception) -> str:
     return f"the request failed ({type(error).__name__})"
 
 
-def _hashed(hasher: Hasher, pieces: Iterator[Piece]) -> Iterator[Piece]:
-    for piece in pieces:
-        hasher.update(piece)
-        yield piece
-
-
-def _after(skip: int, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
-    """The pieces without the first `skip` bytes."""
-    for piece in pieces:
-        if len(piece) > skip:
-            yield piece[skip:]
-        skip = max(0, skip - len(piece))
+def _held(found: Any) -> Held:
+    return Held(found["path"], found["size"], found["last_modified"])
 
 
 def _check_url(url: str) -> str:

@@ -131,6 +131,12 @@ class PostgresLedger(SqlLedger):
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
         return int(connection.execute(sa.select(_home.c.version).with_for_update()).scalar_one())
 
+    def _begin_reading(self, connection: sa.Connection) -> None:
+        """However long it takes, and however long whoever reads rests in between."""
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {timeout} = 0")
+
     def _set_version(self, connection: sa.Connection, version: int) -> None:
         connection.execute(_home.update().values(version=version))
 

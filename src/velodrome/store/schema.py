@@ -1,15 +1,16 @@
 """The tables of the ledger, the same for every database.
 
 Version 1: the tables. Version 2: the index by which the newest records of a kind are found without reading all of them.
+Version 3: facts, by which runs are searched.
 `migrations/` has the steps between versions; what is declared here is where they end, which a test compares.
 On PostgreSQL texts are compared by their bytes (collation "C"), as SQLite does, and integers have 64 bits, as SQLite's have.
 """
 
 import sqlalchemy as sa
 
-__all__ = ["VERSION", "edge", "event", "metadata", "pointer", "record", "series_block"]
+__all__ = ["VERSION", "edge", "event", "fact", "metadata", "pointer", "record", "series_block"]
 
-VERSION = 2
+VERSION = 3
 
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _DIGEST = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
@@ -72,4 +73,16 @@ series_block = sa.Table(
     sa.Column("last_step", _INTEGER, nullable=False),
     sa.Column("count", _INTEGER, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+fact = sa.Table(
+    "fact",
+    metadata,
+    sa.Column("subject", _TEXT, primary_key=True),
+    sa.Column("key", _TEXT, primary_key=True),
+    sa.Column("number", sa.Double),
+    sa.Column("text", _TEXT),
+    sa.Index("fact_by_number", "key", "number", "subject"),
+    sa.Index("fact_by_text", "key", "text", "subject"),
+    sqlite_with_rowid=False,
 )

@@ -10,8 +10,8 @@ Cost: neighbouring writes of one type travel together; an event takes two statem
 import os
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import groupby
@@ -21,13 +21,43 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from velodrome.core.digest import Digest, canonical, digest_bytes
-from velodrome.core.errors import IntegrityError, LedgerVersionError, PointerMoved, StorageError
+from velodrome.core.digest import canonical, digest_bytes
+from velodrome.core.errors import LedgerVersionError, PointerMoved, StateError, StorageError
 from velodrome.core.extras import load
 from velodrome.store import schema
-from velodrome.store.ledger import Append, Block, Edge, Event, Ledger, Link, Move, Pointer, Put, Stored, Write
+from velodrome.store.ledger import (
+    Append,
+    Batch,
+    Block,
+    Drop,
+    Edge,
+    Event,
+    Expect,
+    Fact,
+    Ledger,
+    Link,
+    Move,
+    Pointer,
+    Put,
+    Stored,
+    Write,
+)
+from velodrome.store.query import Found, Query
+from velodrome.store.rows import (
+    event_row,
+    moment_text,
+    read_event,
+    read_moment,
+    read_pointer,
+    read_stored,
+    read_verified,
+)
+from velodrome.store.search import fact_row, facts_statement, found_of, keys_statement, search_statement, starts
 
 __all__ = ["SqlLedger", "apply_writes"]
+
+_BATCH = 200
+"""Rows of a table that are read or written together."""
 
 
 class SqlLedger(Ledger):
@@ -56,16 +86,7 @@ class SqlLedger(Ledger):
 
     def get(self, digest: str) -> Stored | None:
         row = self._one(sa.select(schema.record).where(schema.record.c.digest == digest))
-        if row is None:
-            return None
-        stored = _stored(row)
-        if digest_bytes(stored.payload) != digest:
-            raise IntegrityError(
-                f"the {stored.kind} {digest[:12]} was changed after it was written",
-                received=f"its bytes have the digest {digest_bytes(stored.payload)[:12]}",
-                remedy="restore the ledger from a backup",
-            )
-        return stored
+        return None if row is None else read_verified(row)
 
     def records(
         self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None
@@ -74,7 +95,7 @@ class SqlLedger(Ledger):
         if name is not None:
             query = query.where(schema.record.c.name == name)
         order = schema.record.c.position.desc() if newest_first else schema.record.c.position
-        return [_stored(row) for row in self._all(query.order_by(order).limit(limit))]
+        return [read_stored(row) for row in self._all(query.order_by(order).limit(limit))]
 
     def edges(self, node: str, *, incoming: bool = False, role: str | None = None) -> list[Edge]:
         near, far = (schema.edge.c.dst, schema.edge.c.src) if incoming else (schema.edge.c.src, schema.edge.c.dst)
@@ -85,15 +106,15 @@ class SqlLedger(Ledger):
 
     def events(self, subject: str) -> list[Event]:
         query = sa.select(schema.event).where(schema.event.c.subject == subject).order_by(schema.event.c.seq)
-        return [_event(row) for row in self._all(query)]
+        return [read_event(row) for row in self._all(query)]
 
     def pointer(self, subject: str) -> Pointer | None:
         row = self._one(sa.select(schema.pointer).where(schema.pointer.c.subject == subject))
-        return None if row is None else _pointer(row)
+        return None if row is None else read_pointer(row)
 
     def pointers(self, prefix: str) -> list[Pointer]:
-        query = sa.select(schema.pointer).where(_starts(schema.pointer.c.subject, prefix))
-        return [_pointer(row) for row in self._all(query.order_by(schema.pointer.c.subject))]
+        query = sa.select(schema.pointer).where(starts(schema.pointer.c.subject, prefix))
+        return [read_pointer(row) for row in self._all(query.order_by(schema.pointer.c.subject))]
 
     def blocks(self, run: str, series: str | None = None) -> list[Block]:
         columns = schema.series_block.c
@@ -103,15 +124,57 @@ class SqlLedger(Ledger):
         ordered = query.order_by(columns.series, columns.attempt, columns.first_step)
         return [Block(**row._mapping) for row in self._all(ordered)]
 
+    def search(self, query: Query) -> list[Found]:
+        return [found_of(row) for row in self._all(search_statement(query, self._engine.dialect.name))]
+
+    def facts(self, subjects: Iterable[str], *keys: str) -> dict[str, dict[str, float | str]]:
+        found: dict[str, dict[str, float | str]] = {subject: {} for subject in subjects}
+        query, given = facts_statement(list(found), keys, self._engine.dialect.name)
+        rows: Sequence[Any] = self._all(query, given)
+        for subject, key, number, text in rows:
+            found[subject][key] = text if number is None else number
+        return found
+
+    def fact_keys(self) -> list[str]:
+        return [row[0] for row in self._all(keys_statement())]
+
     def subjects(self, prefix: str = "") -> list[str]:
-        query = sa.select(schema.event.c.subject).where(
-            schema.event.c.seq == 1, _starts(schema.event.c.subject, prefix)
-        )
+        query = sa.select(schema.event.c.subject).where(schema.event.c.seq == 1, starts(schema.event.c.subject, prefix))
         return [row[0] for row in self._all(query.order_by(schema.event.c.subject))]
 
     def scan(self) -> Iterator[Stored]:
         for row in self._all(sa.select(schema.record).order_by(schema.record.c.position)):
-            yield _stored(row)
+            yield read_stored(row)
+
+    def rows(self, table: str, column: str, values: Iterable[str]) -> list[tuple[Any, ...]]:
+        asked, known = list(values), schema.metadata.tables[table]
+        query = sa.select(known).order_by(*known.primary_key)
+        groups = (asked[first : first + _BATCH] for first in range(0, len(asked), _BATCH))
+        return [tuple(row) for group in groups for row in self._all(query.where(known.c[column].in_(group)))]
+
+    def dump(self, *tables: str, after: int = 0) -> Generator[Batch, None, None]:
+        with self._connection() as connection:
+            try:
+                self._begin_reading(connection)
+                self._require_schema(self._version(connection))
+                for table in schema.metadata.sorted_tables:
+                    if tables and table.name not in tables:
+                        continue
+                    query = sa.select(table).order_by(*table.primary_key)
+                    if after and table is schema.record:
+                        query = query.where(table.c.position > after)
+                    with closing(connection.execute(query, execution_options={"yield_per": _BATCH})) as found:
+                        yield from ((table.name, [tuple(row) for row in rows]) for rows in found.partitions())
+            finally:
+                with suppress(sa.exc.SQLAlchemyError):  # a broken connection has ended by itself
+                    connection.exec_driver_sql("ROLLBACK")
+
+    def fill(self, batches: Iterable[Batch]) -> None:
+        with self._writer, self._transaction() as connection:
+            self._require_empty(connection)
+            for name, rows in batches:
+                table = schema.metadata.tables[name]
+                connection.execute(table.insert(), [dict(zip(table.c.keys(), row, strict=True)) for row in rows])
 
     def close(self) -> None:
         self._engine.dispose()
@@ -127,6 +190,10 @@ class SqlLedger(Ledger):
     @abstractmethod
     def _begin(self, connection: sa.Connection) -> int:
         """Begin a transaction in which nobody else writes to the ledger or migrates it; the version as it then stands."""
+
+    @abstractmethod
+    def _begin_reading(self, connection: sa.Connection) -> None:
+        """Begin a transaction that sees one moment, however long it lasts."""
 
     @abstractmethod
     def _set_version(self, connection: sa.Connection, version: int) -> None:
@@ -173,14 +240,26 @@ class SqlLedger(Ledger):
     def _transaction(self) -> Iterator[sa.Connection]:
         """A transaction of the only writer, on the schema that this program knows."""
         with self._alone() as (connection, version):
-            self._refuse_newer(version)
-            if version < schema.VERSION:
-                raise LedgerVersionError(
-                    f"the ledger {self.name} was put back to an older schema while it was open",
-                    received=f"schema {version}, this program needs {schema.VERSION}",
-                    remedy="open it again, which migrates it",
-                )
+            self._require_schema(version)
             yield connection
+
+    def _require_schema(self, version: int) -> None:
+        self._refuse_newer(version)
+        if version < schema.VERSION:
+            raise LedgerVersionError(
+                f"the ledger {self.name} was put back to an older schema while it was open",
+                received=f"schema {version}, this program needs {schema.VERSION}",
+                remedy="open it again, which migrates it",
+            )
+
+    def _require_empty(self, connection: sa.Connection) -> None:
+        for table in schema.metadata.sorted_tables:
+            if connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+                raise StateError(
+                    f"the ledger {self.name} is not empty",
+                    received=f"rows in {table.name}",
+                    remedy="fill one that was never used",
+                )
 
     @contextmanager
     def _alone(self) -> Iterator[tuple[sa.Connection, int]]:
@@ -209,9 +288,9 @@ class SqlLedger(Ledger):
                 "a ledger handle was used after a fork", remedy="open the workspace again in the child process"
             )
 
-    def _all(self, query: Any) -> Sequence[sa.Row[Any]]:
+    def _all(self, query: Any, given: Mapping[str, Any] | None = None) -> Sequence[sa.Row[Any]]:
         with self._connection() as connection:
-            return connection.execute(query).all()
+            return connection.execute(query, given).all()
 
     def _one(self, query: Any) -> sa.Row[Any] | None:
         with self._connection() as connection:
@@ -258,7 +337,7 @@ def _record_row(write: Put, actor: str, now: datetime) -> dict[str, Any]:
         "digest": digest_bytes(payload),
         "kind": write.record.kind(),
         "name": write.name,
-        "created": _text(now),
+        "created": moment_text(now),
         "actor": actor,
         "payload": payload,
     }
@@ -276,11 +355,11 @@ def _append(connection: sa.Connection, writes: Sequence[Append], actor: str, now
 def _append_one(connection: sa.Connection, write: Append, actor: str, now: datetime) -> Event:
     last = connection.execute(_NEWEST, {"of": write.subject}).one_or_none()
     seq, previous = (last[0] + 1, last[1]) if last else (1, "")
+    time = max(now, read_moment(last[2])) if last else now  # a clock that was set back makes no history ambiguous
     event = Event(
-        subject=write.subject, seq=seq, type=write.type, time=now, actor=actor, body=write.body, previous=previous
+        subject=write.subject, seq=seq, type=write.type, time=time, actor=actor, body=write.body, previous=previous
     ).sealed()
-    row = msgspec.structs.asdict(event) | {"time": _text(now), "body": canonical(write.body)}
-    connection.execute(schema.event.insert(), row)
+    connection.execute(schema.event.insert(), event_row(event))
     return event
 
 
@@ -289,18 +368,30 @@ def _move(connection: sa.Connection, writes: Sequence[Move], actor: str, now: da
 
 
 def _move_one(connection: sa.Connection, write: Move, actor: str, now: datetime) -> Event:
-    found = connection.execute(_PRESENT, {"of": write.subject}).one_or_none()
+    revision = _require_present(connection, write.subject, write.expected)
+    moved = Append(write.subject, write.type, write.body | {"from": write.expected, "to": write.value})
+    event = _append_one(connection, moved, actor, now)
+    row = {"subject": write.subject, "value": write.value, "revision": revision + 1, "moved": moment_text(event.time)}
+    connection.execute(_replacing(schema.pointer, connection.dialect.name), row)
+    return event
+
+
+def _expect(connection: sa.Connection, writes: Sequence[Expect], actor: str, now: datetime) -> None:
+    for write in writes:
+        _require_present(connection, write.subject, write.value)
+
+
+def _require_present(connection: sa.Connection, subject: str, expected: str | None) -> int:
+    """How often a pointer moved, whose present value must be the expected one."""
+    found = connection.execute(_PRESENT, {"of": subject}).one_or_none()
     present, revision = (found[0], found[1]) if found else (None, 0)
-    if present != write.expected:
+    if present != expected:
         raise PointerMoved(
-            f"{write.subject!r} was expected to be {write.expected!r}",
+            f"{subject!r} was expected to be {expected!r}",
             received=present,
             remedy="somebody moved it meanwhile: look at it and decide again",
         )
-    row = {"subject": write.subject, "value": write.value, "revision": revision + 1, "moved": _text(now)}
-    connection.execute(_replacing(schema.pointer, connection.dialect.name), row)
-    moved = Append(write.subject, write.type, write.body | {"from": write.expected, "to": write.value})
-    return _append_one(connection, moved, actor, now)
+    return int(revision)
 
 
 def _block(connection: sa.Connection, writes: Sequence[Block], actor: str, now: datetime) -> None:
@@ -308,13 +399,43 @@ def _block(connection: sa.Connection, writes: Sequence[Block], actor: str, now: 
     connection.execute(_replacing(schema.series_block, connection.dialect.name), rows)
 
 
-_APPLY: dict[type, Any] = {Put: _put, Link: _link, Append: _append, Move: _move, Block: _block}
+def _drop(connection: sa.Connection, writes: Sequence[Drop], actor: str, now: datetime) -> None:
+    runs = [{"of": write.run} for write in writes]
+    connection.execute(schema.series_block.delete().where(schema.series_block.c.run == sa.bindparam("of")), runs)
+
+
+def _fact(connection: sa.Connection, writes: Sequence[Fact], actor: str, now: datetime) -> None:
+    """Of several that are told about one key the last counts."""
+    rows = {(row["subject"], row["key"]): row for row in map(fact_row, writes)}
+    known = [row for row in rows.values() if row["number"] is not None or row["text"] is not None]
+    unknown = [
+        {"of": of, "under": key} for (of, key), row in rows.items() if row["number"] is None and row["text"] is None
+    ]
+    if known:
+        connection.execute(_replacing(schema.fact, connection.dialect.name), known)
+    if unknown:
+        connection.execute(_FORGET, unknown)
+
+
+_APPLY: dict[type, Any] = {
+    Put: _put,
+    Link: _link,
+    Append: _append,
+    Move: _move,
+    Expect: _expect,
+    Block: _block,
+    Drop: _drop,
+    Fact: _fact,
+}
 
 _NEWEST = (
-    sa.select(schema.event.c.seq, schema.event.c.digest)
+    sa.select(schema.event.c.seq, schema.event.c.digest, schema.event.c.time)
     .where(schema.event.c.subject == sa.bindparam("of"))
     .order_by(schema.event.c.seq.desc())
     .limit(1)
+)
+_FORGET = schema.fact.delete().where(
+    schema.fact.c.subject == sa.bindparam("of"), schema.fact.c.key == sa.bindparam("under")
 )
 _PRESENT = sa.select(schema.pointer.c.value, schema.pointer.c.revision).where(
     schema.pointer.c.subject == sa.bindparam("of")
@@ -342,36 +463,3 @@ def _replacing(table: sa.Table, dialect: str) -> sa.Insert:
 def _insert(table: sa.Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
     """The two databases say alike what happens on a conflict, and SQLAlchemy has a class for each."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-
-
-def _starts(column: sa.Column[Any], prefix: str) -> sa.ColumnElement[bool]:
-    """Whether a text starts with `prefix`: a range, since LIKE ignores case in SQLite and would not use the index."""
-    return sa.and_(column >= prefix, column <= prefix + chr(0x10FFFF))
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _stored(row: sa.Row[Any]) -> Stored:
-    payload = (
-        row.payload if isinstance(row.payload, bytes) else str(row.payload).encode()
-    )  # an edit by hand may leave text
-    return Stored(Digest(row.digest), row.kind, row.name, datetime.fromisoformat(row.created), row.actor, payload)
-
-
-def _event(row: sa.Row[Any]) -> Event:
-    return Event(
-        subject=row.subject,
-        seq=row.seq,
-        type=row.type,
-        time=datetime.fromisoformat(row.time),
-        actor=row.actor,
-        body=msgspec.json.decode(row.body),
-        previous=row.previous,
-        digest=row.digest,
-    )
-
-
-def _pointer(row: sa.Row[Any]) -> Pointer:
-    return Pointer(row.subject, row.value, row.revision, datetime.fromisoformat(row.moved))

@@ -57,6 +57,9 @@ class SqliteLedger(SqlLedger):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         return self._version(connection)
 
+    def _begin_reading(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
     def _version(self, connection: sa.Connection) -> int:
         return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
 

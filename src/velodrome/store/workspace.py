@@ -3,6 +3,7 @@
 import getpass
 import os
 import socket
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,7 @@ from velodrome.core.ids import IdFactory
 from velodrome.core.progress import Progress, Silent
 from velodrome.store.blobs import Blobs
 from velodrome.store.files import make_folder
+from velodrome.store.holds import writing
 from velodrome.store.ledger import Ledger, Write
 from velodrome.store.places import open_blobs, open_ledger
 
@@ -49,6 +51,15 @@ class Workspace:
     def lock(self, name: str) -> Path:
         """Path of the lock file of that name."""
         return self.store / "locks" / f"{name}.lock"
+
+    @property
+    def holds(self) -> Path:
+        """Folder of the holds of this machine's processes; see `writing`."""
+        return self.store / "holds"
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A block in which blobs are put, or found, and then named by a row: no collection takes them away meanwhile."""
+        return writing(self.holds, self.clock.now())
 
     @property
     def holder(self) -> str:

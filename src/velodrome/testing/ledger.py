@@ -6,12 +6,16 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from velodrome.core.errors import IntegrityError, NotFound, PointerMoved, StorageError, VelodromeError
+from velodrome.core.errors import IntegrityError, NotFound, PointerMoved, StateError, StorageError, VelodromeError
 from velodrome.core.values import Record
 from velodrome.store.ledger import (
     Append,
+    Batch,
     Block,
+    Drop,
     Edge,
+    Expect,
+    Fact,
     Ledger,
     Link,
     Move,
@@ -21,6 +25,7 @@ from velodrome.store.ledger import (
     read_record,
     verify_chain,
 )
+from velodrome.testing.facts import FactConformance
 
 __all__ = ["LedgerConformance", "Sample"]
 
@@ -34,7 +39,7 @@ class Sample(Record, frozen=True, kw_only=True, tag="sample"):
     weight: float = 0.5
 
 
-class LedgerConformance:
+class LedgerConformance(FactConformance):
     """The contract of `Ledger`, one test a sentence."""
 
     def reopen(self, ledger: Ledger) -> Ledger:
@@ -95,6 +100,19 @@ class LedgerConformance:
             with pytest.raises(IntegrityError, match="job:1"):
                 verify_chain("job:1", broken)
 
+    def test_a_clock_that_is_set_back_makes_no_history_ambiguous(self, ledger: Ledger) -> None:
+        minutes = [0, 5, -60, 3, 7]
+        for number, minute in enumerate(minutes):
+            move = Move("alias:m", str(number) if number else None, str(number + 1), "promoted")
+            ledger.commit([move, Put(Sample(number=number))], actor="ann", now=_NOW + timedelta(minutes=minute))
+        events, pointer = ledger.events("alias:m"), ledger.pointer("alias:m")
+        verify_chain("alias:m", events)
+        assert [event.time - _NOW for event in events] == [timedelta(minutes=late) for late in (0, 5, 5, 5, 7)]
+        assert pointer is not None
+        assert pointer.moved == events[-1].time
+        created = [stored.created - _NOW for stored in ledger.records("sample", newest_first=False)]
+        assert created == [timedelta(minutes=minute) for minute in minutes]  # what the clock said: order is by position
+
     def test_times_come_back_in_utc(self, ledger: Ledger) -> None:
         ledger.commit([Append("s", "t")], actor="ann", now=_NOW.astimezone(timezone(timedelta(hours=5))))
         assert ledger.events("s")[0].time == _NOW
@@ -113,14 +131,26 @@ class LedgerConformance:
             ("removed", "1", None),
         ]
 
+    def test_an_expectation_is_held_against_the_present_value(self, ledger: Ledger) -> None:
+        ledger.commit([Expect("alias:m", None), Move("alias:m", None, "1", "promoted")], actor="ann", now=_NOW)
+        ledger.commit([Expect("alias:m", "1"), Append("s", "t")], actor="ann", now=_NOW)
+        for wrong in (None, "2"):
+            with pytest.raises(PointerMoved) as caught:
+                ledger.commit([Append("s", "t"), Expect("alias:m", wrong)], actor="bob", now=_NOW)
+            assert caught.value.received == "1"
+        assert (len(ledger.events("s")), len(ledger.events("alias:m"))) == (1, 1)
+
     def test_a_failing_commit_leaves_nothing(self, ledger: Ledger) -> None:
         writes: list[Write] = [
             Put(Sample(number=9)),
             Link("a", "b", "c"),
             Append("s", "t"),
             Block("r", "loss", 1, 0, 1, 2, b"x"),
+            Fact("run:1", "id", "1"),
+            Drop("kept"),
             Move("p", "absent", "1", "moved"),
         ]
+        ledger.commit([Block("kept", "loss", 1, 0, 1, 2, b"x")], actor="ann", now=_NOW)
         with pytest.raises(PointerMoved):
             ledger.commit(writes, actor="ann", now=_NOW)
         assert (
@@ -128,8 +158,10 @@ class LedgerConformance:
             ledger.edges("a"),
             ledger.events("s"),
             ledger.blocks("r"),
+            ledger.fact_keys(),
             ledger.pointer("p"),
-        ) == ([], [], [], [], None)
+        ) == ([], [], [], [], [], None)
+        assert len(ledger.blocks("kept")) == 1
 
     def test_a_record_that_json_cannot_say_is_refused(self, ledger: Ledger) -> None:
         with pytest.raises(VelodromeError, match="weight"):
@@ -143,22 +175,52 @@ class LedgerConformance:
         assert [pointer.subject for pointer in ledger.pointers("a_b:")] == ["a_b:0", "a_b:1"]
         assert ledger.subjects("a_b:") == ["a_b:0", "a_b:1"]
 
-    def test_blocks_are_ordered_and_idempotent(self, ledger: Ledger) -> None:
-        blocks = [
-            Block("r", "loss", 1, 10, 19, 10, b"b"),
-            Block("r", "loss", 1, 0, 9, 10, b"a"),
-            Block("r", "acc", 1, 0, 9, 10, b"c"),
-        ]
-        for _ in range(2):
-            ledger.commit(blocks, actor="ann", now=_NOW)
-        assert ledger.blocks("r", "loss") == [blocks[1], blocks[0]]
-        assert len(ledger.blocks("r")) == 3
-
     def test_another_handle_sees_what_was_committed(self, ledger: Ledger) -> None:
         other = self.reopen(ledger)
         ledger.commit([Append("s", "t")], actor="ann", now=_NOW)
         assert len(other.events("s")) == 1
         other.close()
+
+    def test_many_rows_are_read_at_once(self, ledger: Ledger) -> None:
+        nodes = [f"node-{number:04}" for number in range(500)]
+        ledger.commit([Link(node, "end", "r") for node in nodes], actor="ann", now=_NOW)
+        found = ledger.rows("edge", "src", ["absent", *reversed(nodes[:400])])
+        assert sorted(found) == [(node, "r", "end") for node in nodes[:400]]
+        assert len(ledger.rows("edge", "dst", ["end"])) == 500
+        assert ledger.rows("pointer", "subject", []) == []
+
+    def test_a_dump_sees_one_moment_and_hinders_nobody(self, ledger: Ledger) -> None:
+        ledger.commit([Put(Sample(number=number)) for number in range(500)], actor="ann", now=_NOW)
+        whole = list(ledger.dump())
+        dump = ledger.dump()
+        seen = [next(dump)]
+        ledger.commit([Put(Sample(number=500)), Move("p", None, "1", "m")], actor="ann", now=_NOW)
+        assert [*seen, *dump] == whole
+        left = ledger.dump()
+        next(left)
+        left.close()
+        ledger.commit([Append("s", "t")], actor="ann", now=_NOW)
+
+    def test_a_ledger_is_filled_whole_or_not_at_all_and_only_when_empty(self, ledger: Ledger) -> None:
+        columns = (1, "0" * 64, "sample", "n", "2026-01-02T03:04:05.000000+00:00", "ann", b"{}")
+        rows: list[Batch] = [("record", [columns]), ("edge", [("a", "r", "b")])]
+        with pytest.raises(StorageError):
+            ledger.fill([*rows, rows[0]])
+        assert list(ledger.dump()) == []
+        ledger.fill(rows)
+        assert sorted(ledger.dump()) == sorted(rows)
+        with pytest.raises(StateError):
+            ledger.fill([])
+
+    def test_a_dump_may_be_of_some_tables_and_of_the_newest_records(self, ledger: Ledger) -> None:
+        for number in range(3):
+            ledger.commit(
+                [Put(Sample(number=number)), Append("s", "t"), Link("a", str(number), "r")], actor="ann", now=_NOW
+            )
+        rows = {table: list(rows) for table, rows in ledger.dump("record", "edge", after=2)}
+        assert rows["edge"] == [("a", "r", "0"), ("a", "r", "1"), ("a", "r", "2")]
+        assert [row[:2] for row in rows["record"]] == [(3, digest_record(Sample(number=2)))]
+        assert rows.keys() == {"edge", "record"}
 
     def test_racing_writers_are_serialised(self, ledger: Ledger) -> None:
         def count(handle: Ledger) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from velodrome.core.errors import StorageError
+from velodrome.core.errors import IntegrityError, MissingBlob, StorageError
 from velodrome.core.logging import logger
 from velodrome.core.units import parse_duration, show_bytes
 from velodrome.core.values import Record
@@ -154,6 +154,7 @@ class Checkpointer:
         self._ws.commit(
             Put(record, self._run),
             Link(f"run:{self._run}", digest_record(record), "checkpoint"),
+            Link(digest_record(record), record.blob, "blob"),
             _event(record, "checkpoint.saved", **facts),
         )
         self._live = live
@@ -220,11 +221,15 @@ def checkpoints_of(ws: Workspace, run: str) -> list[Checkpoint]:
 
 
 def newest_verified(ws: Workspace, run: str) -> tuple[Checkpoint, bytes] | None:
-    """The newest checkpoint whose bytes verify, with them; damaged ones on the way are recorded and passed over."""
+    """The newest checkpoint whose bytes verify, with them; damaged ones on the way are recorded and passed over.
+
+    Raises:
+        StorageError: the blobs cannot be reached; that says nothing about a checkpoint.
+    """
     for checkpoint in reversed(checkpoints_of(ws, run)):
         try:
             return checkpoint, ws.blobs.read(checkpoint.blob)
-        except StorageError as error:  # its bytes stay, for whoever looks into it
+        except (IntegrityError, MissingBlob) as error:  # its bytes stay, for whoever looks into it
             ws.commit(_event(checkpoint, "checkpoint.damaged", reason=error.problem))
     return None
 

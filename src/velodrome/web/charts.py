@@ -3,7 +3,7 @@
 A position is a percentage of the plot, x from the left and y from the top, so that a chart is as wide as its page without
 being computed anew; a path is in the same units, drawn into a box of 100 by 100 that is stretched. Labels are text at a
 position and are never stretched.
-Cost: one pass over a series of any length; what is drawn has at most five points for each of 480 columns.
+Cost: a pass over what is drawn.
 """
 
 import math
@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 __all__ = [
     "Axis",
@@ -29,13 +27,11 @@ __all__ = [
     "number",
     "shorten",
     "spread",
-    "thin",
     "value_axis",
 ]
 
 Tone = Literal["accent", "ink", "soft"]
 
-_COLUMNS = 480  # of pixels, that a series is thinned to
 _FLAT = 1e-9
 _LETTER = 6.4  # pixels of a letter of the labels, on average
 _WIDE, _NARROW = 600, 230  # pixels of a plot on a desk and on a phone
@@ -246,22 +242,6 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return found
 
 
-def thin(
-    steps: npt.NDArray[np.int64], values: npt.NDArray[np.float64], columns: int = _COLUMNS
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The points that a plot of so many columns shows: of each column the first, last, lowest, highest, and one that is no number.
-
-    A peak is never lost, however long the series is. Steps strictly increase, before and after.
-    """
-    if len(steps) <= 2 * columns:
-        return steps, values
-    column = ((steps - steps[0]) * (columns / (steps[-1] - steps[0] + 1))).astype(np.int64)
-    starts = np.flatnonzero(np.diff(column, prepend=-1))
-    ends = np.append(starts[1:], len(steps))
-    kept = [place for start, end in zip(starts, ends, strict=True) for place in _telling(values[start:end], int(start))]
-    return steps[kept], values[kept]
-
-
 def line_path(xs: Iterable[float], ys: Iterable[float]) -> str:
     """An SVG path through the points; one that is not finite breaks it.
 
@@ -309,19 +289,6 @@ def _with_room(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
         msgspec.structs.replace(tick, label="" if place % wide else tick.label, narrow=place % narrow == 0)
         for place, tick in zip(behind, ticks, strict=True)
     )
-
-
-def _telling(values: npt.NDArray[np.float64], start: int) -> list[int]:
-    finite = np.isfinite(values)
-    found = {0, len(values) - 1}
-    if finite.any():
-        found |= {
-            int(np.where(finite, values, np.inf).argmin()),
-            int(np.where(finite, values, -np.inf).argmax()),
-        }
-    if not finite.all():
-        found.add(int(finite.argmin()))
-    return [start + place for place in sorted(found)]
 
 
 def _shared(first: str, last: str) -> str:

@@ -15,7 +15,8 @@ from velodrome.evaluation.report import Report
 from velodrome.monitoring.quality import Quality
 from velodrome.recipe import Recipe
 from velodrome.registry.lineage import Decision
-from velodrome.registry.runs import RunSummary, get_run, list_runs
+from velodrome.registry.runs import get_run
+from velodrome.registry.search import RunSummary, list_runs
 from velodrome.registry.versions import CHAMPION, VersionSummary, find_alias, list_versions, resolve
 from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace

@@ -16,15 +16,14 @@ from velodrome.core.digest import Digest
 from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.gates import Verdict
 from velodrome.evaluation.report import Report
+from velodrome.registry.curves import thin
 from velodrome.registry.differences import flatten
 from velodrome.registry.environment import Environment
 from velodrome.registry.provenance import Provenance
-from velodrome.registry.runs import Attempt, Failure, Outcome, Run, RunState, show_run
+from velodrome.registry.runs import Attempt, Failure, Outcome, Run, RunState, code_of, show_run
 from velodrome.registry.series import Series, SeriesKind, read_histories
 from velodrome.store.ledger import read_record
-from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
-from velodrome.web.charts import thin
 
 __all__ = [
     "WAIT_SHARE",
@@ -42,6 +41,9 @@ __all__ = [
 
 WAIT_SHARE = "data_wait_share"
 """Name of the curve that stands for `data_wait`: its share of each step's time, 0 to 1."""
+
+_DRAWN = 4 * 480
+"""Points of a curve that are drawn: four for each column of pixels."""
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +185,7 @@ def run_facts(ws: Workspace, reference: str) -> RunFacts:
         verdicts=decided.verdicts if decided else (),
         version=decided.version if decided else _value(ws, f"registered:{run.id}"),
         data=_data(ws, run.snapshot) if run.snapshot else None,
-        code={path: leaf.digest for path, leaf in read_tree(ws.blobs, run.code).items()},
+        code=code_of(ws, run),
         surroundings=_surroundings(ws, run),
         settings=settings_of(run.recipe),
     )
@@ -262,7 +264,7 @@ def _aligned(
 def _curve(name: str, series: Series) -> Curve:
     finite = np.isfinite(series.values)
     steps, values = series.steps[finite], series.values[finite]
-    drawn_steps, drawn = thin(series.steps, series.values)
+    drawn_steps, drawn = thin(series.steps, series.values, _DRAWN)
     facts: dict[str, Any] = dict.fromkeys(("first", "last", "low", "median", "high", "low_step", "high_step"))
     if len(values):
         facts = {

@@ -1,0 +1,203 @@
+"""`velodrome gc`: what the rules give up, and the bytes that nothing needs.
+
+First each thing that a rule gives up is recorded as collected (`control.retiring`). Then the ledger is read anew, and whatever
+it does not lead to goes, unless somebody may be about to name or to read it (`store.collection` says why that is so). What is
+collected takes its bytes along once it has been so for `gc_grace`, and before everybody who is at work on this machine began:
+whoever found it before that may go on. Nothing hangs on the rules but what they are asked for: marking takes no notice of
+them, and what a promoted version rests on is marked first, whatever was collected (`control.needed`).
+
+May be killed at any point: each step is found done, or done again. One collection runs at a time on a machine; two on
+different machines do the same work twice.
+Cost: see `store.collection`; a commit for each thing that is given up.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from velodrome.control.auditing import anchor, anchor_if_due
+from velodrome.control.needed import EVER, Standing, imagined, needed, survey
+from velodrome.control.retiring import Given, let_stand, plan, retire
+from velodrome.core.digest import Digest
+from velodrome.core.errors import Conflict, IntegrityError, RunHeld
+from velodrome.core.units import parse_duration, show_bytes
+from velodrome.data.layout import layouts_beyond
+from velodrome.store.blobs import Entry
+from velodrome.store.collection import Horizon, find_horizon, leads, sweep
+from velodrome.store.holds import ended_holds, oldest_hold
+from velodrome.store.ledger import Ledger
+from velodrome.store.leftovers import find_leftovers, remove_leftovers
+from velodrome.store.locks import hold
+from velodrome.store.workspace import Workspace
+
+__all__ = ["Collected", "Share", "collect"]
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Some of the blobs: how many, and what they take in bytes."""
+
+    blobs: int
+    bytes: int
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collection came to, or would.
+
+    Attributes:
+        given: what was recorded as collected now. held: what the rules give up too, but somebody uses or has just moved.
+        went: the blobs that are gone. waiting: those that nothing needs, but for whoever may be at work still.
+        leftovers: files and folders of killed processes, and training layouts of collected snapshots.
+    """
+
+    dry_run: bool
+    given: tuple[Given, ...]
+    held: tuple[Given, ...]
+    went: Share
+    waiting: Share
+    leftovers: int
+
+    def lines(self) -> list[tuple[str, object]]:
+        """(label, value) pairs for a person."""
+        counts = Counter((f"{given.kind}s", given.rule) for given in self.given)
+        rows: list[tuple[str, object]] = [(kind, f"{count}, by {rule}") for (kind, rule), count in counts.items()]
+        rows += [
+            ("in use", f"{given.kind} {given.node.removeprefix('run:')[:26]}, of {given.of}") for given in self.held
+        ]
+        for label, share in (("blobs", self.went), ("waiting", self.waiting)):
+            rows += [(label, f"{share.blobs}, {show_bytes(share.bytes)}")] if share.blobs else []
+        return rows + ([("leftovers", str(self.leftovers))] if self.leftovers else [])
+
+
+def collect(ws: Workspace, *, dry_run: bool = False) -> Collected:
+    """Give up what the rules of the configuration say, and remove the bytes that nothing needs.
+
+    Raises:
+        Conflict: a collection, or a backup, of this workspace is at work on this machine.
+        IntegrityError: the ledger is damaged, or code or a model that is needed: nothing is collected then.
+    """
+    with _alone(ws):
+        _require_sound(ws.ledger)
+        standing = survey(ws.ledger)
+        wanted = plan(ws, standing, _since(ws))
+        return _imagine(ws, standing, wanted) if dry_run else _carry_out(ws, standing, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unneeded:
+    """What may be removed.
+
+    Attributes:
+        old: the blobs that nothing leads to, or could since the horizon. waiting: the others that nothing leads to now.
+        paths: leftovers.
+    """
+
+    old: list[Entry]
+    waiting: list[Entry]
+    paths: list[Path]
+
+
+def _imagine(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> Collected:
+    standing = imagined(standing, [given.node for given in wanted], ws.clock.now())
+    entries, horizon = find_horizon(ws, _grace(ws), dry=True)
+    found = _unneeded(ws, standing, entries, horizon)
+    return _collected(found, found.old, given=wanted, wanted=wanted, swept=0, dry_run=True)
+
+
+def _carry_out(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> Collected:
+    given = _retired(ws, standing, wanted)
+    entries, horizon = find_horizon(ws, _grace(ws))
+    standing = survey(ws.ledger)
+    let_stand(ws, standing)
+    found = _unneeded(ws, standing, entries, horizon)
+    with ws.progress.task("collect blobs", len(found.old)) as task:
+        went = list(sweep(ws.blobs, found.old, horizon.blobs, task.advance))
+    remove_leftovers(found.paths)
+    return _collected(found, went, given=given, wanted=wanted, swept=ws.blobs.sweep(horizon.blobs), dry_run=False)
+
+
+def _retired(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> list[Given]:
+    given = []
+    with ws.progress.task("give up", len(wanted)) as task:
+        for thing in retire(ws, standing, wanted):
+            given.append(thing)
+            task.advance(note=f"{thing.kind} of {thing.of}")
+    if given:
+        anchor(ws)
+    else:
+        anchor_if_due(ws)
+    return given
+
+
+def _unneeded(ws: Workspace, standing: Standing, entries: Mapping[Digest, Entry], horizon: Horizon) -> _Unneeded:
+    lead = leads(standing.graph, ws.blobs, {digest: entry.size for digest, entry in entries.items()})
+    kept, still = needed(standing, lead, horizon.ledger), needed(standing, lead, EVER)
+    folders = (ws.store, ws.holds, ws.cache, ws.cache / "layouts")
+    paths = [*find_leftovers(folders, horizon.ledger), *ended_holds(ws.holds), *layouts_beyond(ws, kept)]
+    unneeded = [entry for digest, entry in entries.items() if digest not in still]
+    old = [entry for entry in unneeded if entry.digest not in kept and entry.time < horizon.blobs]
+    ripe = {entry.digest for entry in old}
+    return _Unneeded(old=old, waiting=[entry for entry in unneeded if entry.digest not in ripe], paths=paths)
+
+
+def _collected(
+    found: _Unneeded,
+    went: Sequence[Entry],
+    *,
+    given: Sequence[Given],
+    wanted: Sequence[Given],
+    swept: int,
+    dry_run: bool,
+) -> Collected:
+    gone = {entry.digest for entry in went}
+    left = [entry for entry in found.old if entry.digest not in gone]
+    return Collected(
+        dry_run=dry_run,
+        given=tuple(given),
+        held=tuple(thing for thing in wanted if thing not in given),
+        went=_share(went),
+        waiting=_share([*found.waiting, *left]),
+        leftovers=len(found.paths) + swept,
+    )
+
+
+def _share(entries: Sequence[Entry]) -> Share:
+    return Share(len(entries), sum(entry.size for entry in entries))
+
+
+def _grace(ws: Workspace) -> timedelta:
+    return parse_duration(ws.config.gc_grace)
+
+
+def _since(ws: Workspace) -> datetime:
+    """What is older than this, everybody who is at work has found as it is."""
+    now = ws.clock.now()
+    return min(now - _grace(ws), oldest_hold(ws.holds, ws.clock) or now)
+
+
+def _require_sound(ledger: Ledger) -> None:
+    """Refuse a ledger whose database finds it damaged: what it does not say any more might be needed."""
+    if problems := ledger.check():
+        raise IntegrityError(
+            f"the ledger is damaged: {problems[0]}",
+            received=f"{len(problems)} problems",
+            remedy="run `velodrome doctor`; nothing was collected",
+        )
+
+
+@contextmanager
+def _alone(ws: Workspace) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold(ws.lock("collection"), ws.holder))
+        except RunHeld as error:
+            raise Conflict(
+                "blobs of this workspace are being collected or backed up",
+                received=error.received,
+                remedy="wait for its end",
+            ) from error
+        yield

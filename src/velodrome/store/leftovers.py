@@ -1,0 +1,42 @@
+"""What killed processes leave in the folders of a workspace: temporary files and folders, whose names begin with a dot.
+
+Whether somebody still writes to one cannot be seen, so only those go that nobody has touched for an hour before a moment from
+which on everybody is known to have begun.
+Cost: a `stat` for each file in them.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from velodrome.store.files import remove_tree
+
+__all__ = ["find_leftovers", "remove_leftovers"]
+
+_IDLE = timedelta(hours=1)
+
+
+def find_leftovers(folders: Iterable[Path], before: datetime) -> list[Path]:
+    """Those that lie in the folders themselves, not below."""
+    latest = (before - _IDLE).timestamp() if before > datetime.min.replace(tzinfo=before.tzinfo) + _IDLE else 0.0
+    found = (
+        path for folder in folders for path in folder.glob(".*") if path.suffix != ".lock" and path.name != ".lock"
+    )
+    return sorted(path for path in found if _touched(path) < latest)
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _touched(path: Path) -> float:
+    """Seconds of the epoch when a file, or anything in a folder, was last written; for ever, if it goes meanwhile."""
+    latest = float("inf")
+    with suppress(FileNotFoundError):
+        latest = max(each.stat().st_mtime for each in (path, *path.rglob("*")))
+    return latest

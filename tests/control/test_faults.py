@@ -1,0 +1,318 @@
+"""The n-th call of every blob and ledger operation is made to fail, for every n, in everything that the loop does.
+
+Each experiment runs a deed on a store that does harm at one call, looks at what is left, and does the deed again on the store
+as it is: it must come to what an undisturbed twin comes to. A first run without faults tells how many calls there are.
+"""
+
+import functools
+import itertools
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from world import World
+
+import velodrome as vd
+from velodrome.control import pipeline
+from velodrome.control.checkup import examine
+from velodrome.control.declaring import declare
+from velodrome.control.training import train
+from velodrome.core.digest import digest_bytes
+from velodrome.core.errors import VelodromeError
+from velodrome.data.snapshots import newest_snapshot, take_snapshot
+from velodrome.registry import provenance
+from velodrome.registry.runs import outcome_of
+from velodrome.registry.search import list_runs
+from velodrome.registry.versions import VersionState, approve, list_versions, move_state, promote, register, state_of
+from velodrome.serving.batch import predict_file
+from velodrome.store.faults import Fault, FaultPlan, FaultyBlobs, FaultyLedger
+from velodrome.store.ledger import verify_chain
+
+WRITING = {"blobs.put", "blobs.delete", "ledger.commit"}
+CARRYING = {"blobs.put", "blobs.read", "blobs.local", "ledger.commit"}
+
+Deed = Callable[[World], object]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One fault in one deed."""
+
+    call: str
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"{self.fault.kind}{' after' if self.fault.after else ''} call {self.fault.call}, {self.call}"
+
+
+def experiments(calls: list[str]) -> Iterator[Experiment]:
+    """Every fault that does something of its own: an answer is lost, or a write torn, only where something is written."""
+    for number, call in enumerate(calls, 1):
+        yield Experiment(call, Fault(kind="fail", call=number))
+        if call in WRITING:
+            yield Experiment(call, Fault(kind="fail", call=number, after=True))
+            yield Experiment(call, Fault(kind="tear", call=number))
+        if call in CARRYING:
+            yield Experiment(call, Fault(kind="corrupt", call=number))
+
+
+def on(world: World, plan: FaultPlan) -> World:
+    """The same world on stores that do what the plan says."""
+    ledger, blobs = FaultyLedger(world.ws.ledger, plan), FaultyBlobs(world.ws.blobs, plan)
+    return world.using(replace(world.ws, ledger=ledger, blobs=blobs))
+
+
+@pytest.fixture(autouse=True)
+def _packages_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a small run's time goes into the list of installed packages, which stays the same."""
+    monkeypatch.setattr(provenance, "_lock", functools.cache(provenance._lock))
+
+
+# --------------------------------------------------------------------------------------------------------------- deeds
+
+
+def recipe(world: World) -> vd.Recipe:
+    return world.recipe(evaluation=vd.Evaluation("roc_auc", resamples=40), gates=[vd.AtLeast("roc_auc", 0.5)])
+
+
+class Network(torch.nn.Module):
+    def __init__(self, inputs: Any) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, wants: torch.Tensor) -> torch.Tensor:
+        return self.layer(wants[:, None])[:, 0]  # type: ignore[no-any-return]
+
+
+def run(world: World, **changes: Any) -> object:
+    declared = msgspec.structs.replace(recipe(world), **changes) if changes else recipe(world)
+    result = pipeline.run(world.ws, declared, cells=("recipe",))
+    outcomes = [outcome_of(world.ws, run) for run in (result.run, result.artifact_run)]
+    weights = [(outcome.weights, outcome.history, outcome.steps) for outcome in outcomes if outcome]
+    return result.version, result.state, result.champion, result.metrics, weights
+
+
+def run_with_checkpoints(world: World) -> object:
+    """With more of them than are kept."""
+    network = vd.Torch(network=Network, optimizer=vd.AdamW(lr=0.5), epochs=3, batch=32, checkpoint_every=1)
+    return run(world, features=("wants",), learner=network)
+
+
+def snapshot(world: World) -> object:
+    return take_snapshot(world.ws, recipe(world).data).digest
+
+
+def cycle(world: World) -> object:
+    cycled = world.retrain(2, recipe(world))
+    assert cycled.conclusion is not None
+    return cycled.cycle.number, cycled.conclusion.verdict, cycled.conclusion.version
+
+
+def registration(world: World) -> object:
+    """By hand, as a person does who looks where things stand before each step."""
+    ws = world.ws
+    (done,) = list_runs(ws)
+    outcome = outcome_of(ws, done.id)
+    version = register(ws, model="buyers", run=done.id, artifact=outcome and outcome.artifact, report=None)
+    if state_of(ws, version) is VersionState.DRAFT:
+        move_state(ws, version.reference, VersionState.CANDIDATE, reason="good", actor="ann")
+    if state_of(ws, version) is VersionState.CANDIDATE:
+        approve(ws, version.reference, reason="good", actor="ann")
+    promote(ws, version.reference, reason="good", actor="ann")
+    return version.reference, [event.type for event in ws.ledger.events("version:buyers/1")]
+
+
+def prediction(world: World) -> object:
+    out = world.root / "scored.csv"
+    out.unlink(missing_ok=True)
+    try:
+        return predict_file(world.ws, "buyers", world.root / "scoring.parquet", out).rows, out.read_bytes()
+    except VelodromeError:
+        assert not out.exists()
+        raise
+
+
+# -------------------------------------------------------------------------------------------------------------- verdict
+
+
+def history(world: World) -> object:
+    """What a deed must have left exactly once, however often it was tried."""
+    versions = [(version.reference, version.state, version.aliases) for version in list_versions(world.ws)]
+    moves = [(event.type, event.body["to"]) for event in world.ws.ledger.events("alias:buyers@champion")]
+    return versions, moves, newest_snapshot(world.ws, "visits")
+
+
+def trouble(world: World, deed: Deed, twin: object, experiment: Experiment) -> Iterator[str]:
+    """What is not as it should be after one experiment."""
+    plan = FaultPlan(experiment.fault)
+    try:
+        deed(on(world, plan))
+    except VelodromeError as error:
+        if experiment.fault.kind != "corrupt" and "on purpose" not in error.problem:
+            yield f"the error does not name the cause: {error.problem}"
+    except Exception as error:  # noqa: BLE001 - that is what is looked for
+        yield f"{type(error).__name__} escapes: {error}"
+    if len(plan.calls) < experiment.fault.call:
+        yield "the call was never made"
+    yield from damage(world, experiment)
+    try:
+        again = deed(world), history(world)
+    except Exception as error:  # noqa: BLE001 - the same
+        yield f"done again: {type(error).__name__}: {error}"
+        return
+    if again != twin:
+        yield f"done again it came to {again}"
+    yield from (f"afterwards: {problem.subject}: {problem.finding}" for problem in examine(world.ws).problems)
+    for subject in world.ws.ledger.subjects():
+        verify_chain(subject, world.ws.ledger.events(subject))
+
+
+def damage(world: World, experiment: Experiment) -> Iterator[str]:
+    """What the doctor does not say, or says too much. What it finds is mended as it says: from a backup."""
+    try:
+        problems = examine(world.ws).problems
+    except Exception as error:  # noqa: BLE001 - the same
+        yield f"the doctor: {type(error).__name__}: {error}"
+        problems = ()
+    spoilt = list(restored(world))
+    if experiment.fault.kind in ("tear", "corrupt"):
+        if len(problems) < len(spoilt):
+            yield f"the doctor misses some of {spoilt}: {problems}"
+    elif problems:
+        yield f"the doctor: {problems}"
+
+
+def restored(world: World) -> Iterator[str]:
+    """Flip back the bits that a fault has flipped, and tell where; what was torn stays, as only the next put can mend it."""
+    for path in world.ws.blobs.root.glob("??/*"):
+        if digest_bytes(path.read_bytes()) != path.name:
+            yield f"blob {path.name}"
+            whole = flipped(path.read_bytes())
+            if digest_bytes(whole) == path.name:
+                path.chmod(0o644)
+                path.write_bytes(whole)
+    with closing(sqlite3.connect(world.ws.ledger.path)) as connection:
+        for digest, payload in connection.execute("SELECT digest, payload FROM record").fetchall():
+            if digest_bytes(payload) != digest:
+                yield f"record {digest}"
+                connection.execute("UPDATE record SET payload = ? WHERE digest = ?", (flipped(payload), digest))
+        for subject, seq, body in connection.execute("SELECT subject, seq, body FROM event").fetchall():
+            if not _reads(world, subject):
+                connection.execute(
+                    "UPDATE event SET body = ? WHERE subject = ? AND seq = ?", (flipped(body), subject, seq)
+                )
+                connection.commit()
+                if _reads(world, subject):
+                    yield f"event {seq} of {subject}"
+                else:
+                    connection.execute("UPDATE event SET body = ? WHERE subject = ? AND seq = ?", (body, subject, seq))
+        connection.commit()
+
+
+def _reads(world: World, subject: str) -> bool:
+    try:
+        verify_chain(subject, world.ws.ledger.events(subject))
+    except Exception:  # noqa: BLE001 - whatever a flipped bit makes of JSON
+        return False
+    return True
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+# ---------------------------------------------------------------------------------------------------------------- tests
+
+
+class Bench:
+    """Copies of one prepared world."""
+
+    def __init__(self, folder: Path, prepare: Deed) -> None:
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        model = World(folder / "0")
+        model.deliver(1, rows=120)
+        prepare(model)
+        model.ws.close()
+
+    @contextmanager
+    def world(self) -> Iterator[World]:
+        root = shutil.copytree(self._folder / "0", self._folder / str(next(self._numbers)))
+        made = World(root)
+        with made.ws:
+            yield made
+        shutil.rmtree(root)
+
+    def withstand(self, deed: Deed, *, every: int) -> None:
+        """Make each `every`-th experiment on a deed."""
+        plan = FaultPlan()
+        with self.world() as world:
+            twin = deed(on(world, plan)), history(world)
+        found = []
+        for experiment in itertools.islice(experiments(plan.calls), 0, None, every):
+            with self.world() as world:
+                found += [f"{experiment}: {problem}" for problem in trouble(world, deed, twin, experiment)]
+        if found:
+            pytest.fail("\n".join(found), pytrace=False)
+
+
+def each(n: int, quick: int) -> pytest.MarkDecorator:
+    """Each n-th experiment, and few of them for the quick tests."""
+    return pytest.mark.parametrize("every", [pytest.param(n, marks=pytest.mark.slow), quick])
+
+
+@each(1, 11)
+def test_a_snapshot(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, nothing).withstand(snapshot, every=every)
+
+
+@each(4, 97)
+def test_a_run_with_checkpoints(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, nothing).withstand(run_with_checkpoints, every=every)
+
+
+@each(1, 61)
+def test_a_run(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, nothing).withstand(run, every=every)
+
+
+@each(7, 151)
+def test_a_cycle(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, changed).withstand(cycle, every=every)
+
+
+@each(1, 13)
+def test_registering_and_promoting(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, trained).withstand(registration, every=every)
+
+
+@each(1, 13)
+def test_prediction(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, champion).withstand(prediction, every=every)
+
+
+def nothing(world: World) -> None:
+    pass
+
+
+def trained(world: World) -> None:
+    train(world.ws, declare(world.ws, recipe(world), world.source, 0))
+
+
+def champion(world: World) -> None:
+    run(world)
+    world.deliver(2, rows=50, name="scoring")
+
+
+def changed(world: World) -> None:
+    """A champion, and a month on which it is wrong."""
+    run(world)
+    world.deliver(2, rows=300, slope=-3.0)

@@ -1,0 +1,123 @@
+"""`velodrome gc` as a person and a scheduler call it: beside runs that write, and killed."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from project import LINEAR, Project, customers
+
+from velodrome.control.checkup import examine
+from velodrome.control.collecting import collect
+from velodrome.core.config import Config, Limits, Retention
+from velodrome.registry.search import list_runs
+from velodrome.registry.versions import list_versions
+from velodrome.store.workspace import Workspace, open_folder
+
+pytestmark = pytest.mark.slow  # real processes
+
+EVERYTHING = Retention(runs=Limits(count=0), snapshots=Limits(count=0), checkpoints=Limits(count=0))
+RULES = """
+gc_grace = "0s"
+
+[retention.runs]
+count = 0
+"""
+REFUSING = LINEAR.replace('vd.AtLeast("roc_auc", 0.6)', 'vd.AtLeast("roc_auc", 0.999)')
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path)
+    customers(600).write_csv(tmp_path / "customers.csv")
+    made.write("recipe.py", LINEAR)
+    return made
+
+
+def opened(project: Project, config: Config | None = None) -> Workspace:
+    return open_folder(project.folder, config or Config(gc_grace="0s", retention=EVERYTHING))
+
+
+def test_a_rejected_model_is_collected_and_trained_anew(project: Project) -> None:
+    project.json("run", "recipe.py")
+    project.write("refusing.py", REFUSING)
+    assert project.error("run", "refusing.py", "--seed", "1")["error"] == "Refused"
+    project.write("velodrome.toml", RULES)
+    assert "would go" in project.call("gc", "--dry-run").stdout
+    collected = project.json("gc")
+    assert [given["kind"] for given in collected["given"]] == ["run"]
+    assert project.call("gc").stdout == "nothing to collect\n"
+    said = project.error("predict", "churn/2", "customers.csv", "--out", "scored.csv")
+    assert (said["error"], said["received"]) == ("Gone", "by the rule retention.runs.count = 0")
+    project.json("predict", "churn@champion", "customers.csv", "--out", "scored.csv")
+    assert project.error("run", "refusing.py", "--seed", "1")["error"] == "Refused"
+    with opened(project) as ws:
+        states = [version.state.value for version in list_versions(ws)]
+        assert states == ["rejected", "archived", "approved"]
+        assert [run.state.value for run in list_runs(ws)].count("collected") == 1
+        assert examine(ws).problems == ()
+
+
+def test_a_rule_that_says_nothing_is_refused(project: Project) -> None:
+    project.write("velodrome.toml", "[retention.runs]\nagee = '1d'\n")
+    assert project.error("gc")["error"] == "ConfigurationError"
+
+
+def test_a_collector_that_is_killed_is_finished_by_the_next(project: Project) -> None:
+    """Killed again and again, at some file or other, until there is nothing left."""
+    project.json("run", "recipe.py")
+    with opened(project) as ws:
+        collect(ws)
+        before = set(ws.blobs.list())
+        for number in range(4000):
+            ws.blobs.put(b"lost %d" % number)
+    project.write("velodrome.toml", RULES)
+    kills = 0
+    while (left := _lost(project, before)) and kills < 50:
+        gc = project.start("gc")
+        _wait_until(lambda gc=gc, left=left: gc.poll() is not None or _lost(project, before) < left - 100)  # type: ignore[misc]
+        gc.send_signal(signal.SIGKILL)
+        kills += gc.wait() == -signal.SIGKILL
+        assert gc.communicate() is not None
+        with opened(project) as ws:
+            assert examine(ws).problems == ()
+    assert kills >= 2
+    with opened(project) as ws:
+        assert collect(ws).went.blobs == 0
+        assert before <= set(ws.blobs.list())
+
+
+def test_runs_go_on_beside_a_collector_that_waits_for_nobody(project: Project) -> None:
+    """Training after training, while everything that may go goes at once."""
+    command = " && ".join(f"{' '.join(project.command('run', 'recipe.py', '--seed', str(seed)))}" for seed in range(4))
+    trainer = subprocess.Popen(
+        ["bash", "-c", command], cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    collections = went = 0
+    while trainer.poll() is None:
+        with opened(project) as ws:
+            went += collect(ws).went.blobs
+            collections += 1
+    out = trainer.communicate()[0].decode()
+    assert trainer.returncode == 0, out
+    assert collections > 5
+    with opened(project) as ws:
+        assert examine(ws).problems == ()
+        assert [version.state for version in list_versions(ws)] == ["approved"] * 4
+        collect(ws)
+        assert collect(ws).went.blobs == 0
+        assert examine(ws).problems == ()
+
+
+def _lost(project: Project, before: set[str]) -> int:
+    """How many blobs are there beside the old ones, told by their names alone."""
+    return sum(path.name not in before for path in (project.folder / ".velodrome" / "blobs").glob("??/*"))
+
+
+def _wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.002)
