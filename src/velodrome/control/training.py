@@ -3,13 +3,14 @@
 A kill at any point leaves a run that is not finished; the same call finds it by its key and goes on from its newest checkpoint.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from velodrome.control.declaring import Declared
 from velodrome.core.digest import Digest, digest_json
-from velodrome.core.errors import Diverged, VelodromeError
+from velodrome.core.errors import Diverged, StorageError
 from velodrome.core.extras import load
 from velodrome.core.logging import bind
 from velodrome.core.values import describe
@@ -20,7 +21,17 @@ from velodrome.evaluation.report import Evaluation, plan_metrics
 from velodrome.models.manifest import Manifest, save
 from velodrome.recipe import Recipe
 from velodrome.registry.provenance import collect_provenance
-from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, find_by_key, finish, outcome_of, start
+from velodrome.registry.runs import (
+    Outcome,
+    Run,
+    begin_attempt,
+    fail,
+    find_by_key,
+    finish,
+    outcome_of,
+    record_failure,
+    start,
+)
 from velodrome.registry.series import history_digest
 from velodrome.registry.series_writer import SeriesWriter
 from velodrome.registry.tags import tag
@@ -135,14 +146,13 @@ class Assignment:
             try:
                 return self._execute(attempt, watch)
             except RollBack:
+                self._account(attempt, watch)
                 raise
             except Exception as error:
-                problem = error.problem if isinstance(error, VelodromeError) else str(error)
-                fail(self.ws, self.run.id, type(error).__name__, problem)
+                record_failure(self.ws, self.run.id, error)
+                with suppress(StorageError):  # the error that is on its way is the cause
+                    self._account(attempt, watch)
                 raise
-            finally:
-                watch.lap(Spent.OTHER)
-                _tell(self.ws, self.run.id, "run.time", {"attempt": attempt, "seconds": watch.spent()})
 
     def rows(self) -> TrainingSet:
         """The prepared rows that the run learns from."""
@@ -174,6 +184,10 @@ class Assignment:
             allow_missing=self.allow_missing,
         )
 
+    def _account(self, attempt: int, watch: Stopwatch) -> None:
+        watch.lap(Spent.OTHER)
+        _tell(self.ws, self.run.id, "run.time", {"attempt": attempt, "seconds": watch.spent()})
+
     def _execute(self, attempt: int, watch: Stopwatch) -> Outcome:
         ws, declared, run = self.ws, self.declared, self.run
         begun, rows = ws.clock.monotonic(), self.rows()
@@ -197,6 +211,7 @@ class Assignment:
             history=history_digest(ws, run.id),
             samples=fitted.samples or None,
         )
+        self._account(attempt, watch)
         finish(ws, run.id, outcome)
         return outcome
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from velodrome.core.digest import Digest
-from velodrome.core.errors import ConfigurationError, NotFound, StateError, nearest
+from velodrome.core.errors import ConfigurationError, NotFound, StateError, VelodromeError, nearest
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
 from velodrome.registry.differences import differing, flatten
@@ -55,6 +55,7 @@ __all__ = [
     "finish",
     "get_run",
     "outcome_of",
+    "record_failure",
     "record_report",
     "report_of",
     "require_whole",
@@ -322,6 +323,15 @@ def code_of(ws: Workspace, run: Run) -> dict[str, Digest]:
     if _state(ws, run.id)[0] is RunState.COLLECTED:
         return {}
     return {path: leaf.digest for path, leaf in read_tree(ws.blobs, run.code).items()}
+
+
+def record_failure(ws: Workspace, run_id: str, error: Exception) -> None:
+    """As `fail`, for an error that is on its way to the user: where it cannot be recorded, the error says so beside its cause."""
+    problem = error.problem if isinstance(error, VelodromeError) else str(error)
+    try:
+        fail(ws, run_id, type(error).__name__, problem)
+    except VelodromeError as second:
+        error.add_note(f"and it could not be recorded: {second.problem}")
 
 
 def find_by_key(ws: Workspace, key: Digest) -> Run | None:

@@ -132,7 +132,9 @@ class SqlLedger(Ledger):
         query, given = facts_statement(list(found), keys, self._engine.dialect.name)
         rows: Sequence[Any] = self._all(query, given)
         for subject, key, number, text in rows:
-            found[subject][key] = text if number is None else number
+            found.setdefault(subject, {})[key] = (
+                text if number is None else number
+            )  # a damaged index answers for others
         return found
 
     def fact_keys(self) -> list[str]:

@@ -22,7 +22,17 @@ from velodrome.registry.code import Captured, capture, capture_source
 from velodrome.registry.environment import describe_environment
 from velodrome.registry.facts import known_of
 from velodrome.registry.provenance import collect_provenance
-from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, find_by_key, finish, outcome_of, resumed, start
+from velodrome.registry.runs import (
+    Outcome,
+    Run,
+    begin_attempt,
+    find_by_key,
+    finish,
+    outcome_of,
+    record_failure,
+    resumed,
+    start,
+)
 from velodrome.registry.series import SeriesKind, history_digest, kind_of
 from velodrome.registry.series_writer import SeriesWriter
 from velodrome.registry.tags import Tags, check_tags, tag
@@ -161,8 +171,11 @@ def _recorded(ws: Workspace, run: Run) -> Iterator[TrackedRun]:
     try:
         yield tracked_run
     except Exception as error:
-        tracked_run._end()
-        fail(ws, run.id, type(error).__name__, error.problem if isinstance(error, VelodromeError) else str(error))
+        try:
+            tracked_run._end()
+        except VelodromeError as second:
+            error.add_note(f"and its end could not be saved: {second.problem}")
+        record_failure(ws, run.id, error)
         raise
     tracked_run._end()
     seconds = ws.clock.monotonic() - begun
