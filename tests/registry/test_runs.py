@@ -10,12 +10,12 @@ from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import ConfigurationError, NotFound, PointerMoved, StateError
 from velodrome.evaluation.bootstrap import Estimate
 from velodrome.evaluation.report import Report
+from velodrome.registry.comparison import compare
 from velodrome.registry.runs import (
     Outcome,
     Run,
     RunState,
     begin_attempt,
-    compare,
     fail,
     find_by_key,
     finish,

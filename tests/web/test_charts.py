@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from velodrome.web.charts import (
@@ -22,6 +22,7 @@ NUMBERS = st.floats(min_value=-1e12, max_value=1e12, allow_subnormal=False).filt
 
 
 @given(values=st.lists(NUMBERS, min_size=1), count=st.integers(2, 8), zero=st.booleans())
+@example(values=[0.0, 1000000001.0], count=5, zero=False)
 def test_an_axis_holds_its_values_and_its_marks_differ(values: list[float], count: int, zero: bool) -> None:
     axis = value_axis("", values, count=count, zero=zero)
     slack = 1e-6 * (axis.scale.high - axis.scale.low)
@@ -32,7 +33,9 @@ def test_an_axis_holds_its_values_and_its_marks_differ(values: list[float], coun
     assert places == sorted(places)
     assert all(-1e-3 <= place <= 100 + 1e-3 for place in places)
     assert 2 <= len(places) <= count + 2 or axis.scale.log
-    assert len({tick.label for tick in axis.ticks}) == len(places)
+    told = [tick.label for tick in axis.ticks if tick.label]  # the others have no room
+    assert len(set(told)) == len(told)
+    assert axis.ticks[-1].label
     assert axis.ticks[-1].narrow
 
 

@@ -66,7 +66,7 @@ def show(
 @app.command()
 def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs.")], as_json: Json = False) -> None:
     """What differs between runs: parameters, data, code, environment, seed, figures."""
-    from velodrome.registry.runs import compare as compare_runs
+    from velodrome.registry.comparison import compare as compare_runs
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:

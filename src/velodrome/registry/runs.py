@@ -8,7 +8,7 @@ Each transition writes the facts by which runs are searched in its own commit.
 Cost: a commit for each transition; reading a run costs four small queries.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
@@ -16,13 +16,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from velodrome.core.digest import Digest
-from velodrome.core.errors import ConfigurationError, NotFound, StateError, VelodromeError, nearest
+from velodrome.core.errors import NotFound, StateError, VelodromeError, nearest
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
-from velodrome.registry.differences import differing, flatten
-from velodrome.registry.environment import Environment
 from velodrome.registry.facts import facts_of, known_of, record_facts
-from velodrome.registry.provenance import Provenance
 from velodrome.registry.series import (
     RESTORED,
     SeriesKind,
@@ -43,13 +40,11 @@ __all__ = [
     "Failure",
     "Outcome",
     "Run",
-    "RunComparison",
     "RunDetails",
     "RunState",
     "begin_attempt",
     "code_of",
     "collect",
-    "compare",
     "fail",
     "find_by_key",
     "finish",
@@ -191,23 +186,6 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
         rows += [(f"last {name}", value) for name, value in self.last.items()]
         rows += [(f"tag {name}", value) for name, value in self.tags.items()]
         return [(label, value) for label, value in rows if value not in (None, "")]
-
-
-class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Runs side by side: each value has one entry for each of `runs`, None where a run has no such thing.
-
-    Attributes:
-        differences: what they were made from, as far as it differs, by dotted name.
-        metrics: every figure that one of them has.
-    """
-
-    runs: tuple[str, ...]
-    differences: dict[str, tuple[Any, ...]]
-    metrics: dict[str, tuple[float | None, ...]]
-
-    def lines(self) -> list[tuple[object, ...]]:
-        """(label, value of the first, value of the second, ...) for a person."""
-        return [(label, *values) for label, values in (self.differences | self.metrics).items()]
 
 
 def start(ws: Workspace, run: Run) -> Run:
@@ -394,25 +372,6 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
     )
 
 
-def compare(ws: Workspace, references: Sequence[str]) -> RunComparison:
-    """What differs between runs: recipe, data, code file by file, environment, commit, seed; and their figures.
-
-    Raises:
-        ConfigurationError: fewer than two runs. NotFound: no such run, or several.
-    """
-    if len(references) < 2:
-        raise ConfigurationError("two or more runs are compared", received=", ".join(references), remedy="name another")
-    runs = [get_run(ws, reference) for reference in references]
-    reports = [report_of(ws, run.id) for run in runs]
-    figures = [{name: each.value for name, each in report.metrics.items()} if report else {} for report in reports]
-    names = dict.fromkeys(name for each in figures for name in each)
-    return RunComparison(
-        runs=tuple(run.id for run in runs),
-        differences=differing([_inputs(ws, run) for run in runs]),
-        metrics={name: tuple(each.get(name) for each in figures) for name in names},
-    )
-
-
 def _subject(run_id: str) -> str:
     return f"run:{run_id}"
 
@@ -466,18 +425,6 @@ def _newest(ws: Workspace, run_id: str, role: str, type_: type[_R]) -> _R | None
     linked = [edge.dst for edge in ws.ledger.edges(_subject(run_id), role=role)]
     newest = max(ws.ledger.rows("record", "digest", linked), default=None)  # rows begin with their position
     return read_record(ws.ledger, newest[1], type_) if newest else None
-
-
-def _inputs(ws: Workspace, run: Run) -> dict[str, Any]:
-    """Everything that a run was made from, flat: what `compare` compares."""
-    code = {path: digest[:12] for path, digest in code_of(ws, run).items()}
-    environment = read_record(ws.ledger, run.environment, Environment)
-    repository = read_record(ws.ledger, run.provenance, Provenance).repository
-    named = {role: getattr(run, role) for role in ("name", "type", "snapshot", "seed", "owner", "judge")}
-    of_git = {"commit": repository.commit, "uncommitted": repository.diff} if repository else {}
-    return flatten(
-        {"recipe": run.recipe} | named | {"code": code, "environment": msgspec.to_builtins(environment)} | of_git
-    )
 
 
 def _attempts(events: list[Event]) -> tuple[Attempt, ...]:
