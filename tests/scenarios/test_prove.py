@@ -53,4 +53,4 @@ def test_a_run_without_a_record_that_leads_back_is_named(project: Project) -> No
 
 
 def _runs(project: Project) -> Any:
-    return project.json("runs", "list")
+    return project.json("runs", "list")["runs"]
