@@ -59,8 +59,8 @@ class Harm:
         if self.seconds is not None:
             yield f"kill after {self.seconds:.2f} s"
         if self.fault is not None:
-            what = f"{self.fault.kind}{' after' if self.fault.after else ''}"
-            yield f"{what} calls {self.fault.call}-{self.fault.call + self.fault.times - 1}"
+            what = f"{self.fault.kind}{' after' if self.fault.after else ''} {self.fault.of or 'call'}"
+            yield f"{what} {self.fault.call}-{self.fault.call + self.fault.times - 1}"
         if self.disk is not None:
             yield f"disk full at {self.disk} bytes"
         if self.back:
@@ -141,11 +141,8 @@ def killing(rng: random.Random, moments: int) -> Harm:
 
 
 def failing(rng: random.Random, calls: int) -> Harm:
-    """One to four calls of the stores in a row that fail, or are made and not answered, or are torn."""
-    fault = Fault(
-        kind=rng.choice(("fail", "fail", "tear")),
-        call=rng.randint(1, max(1, calls)),
-        times=rng.choice((1, 1, 1, 4)),
-        after=rng.random() < 0.5,
-    )
-    return Harm(fault=fault)
+    """One to four calls of the stores in a row that fail, or are made and not answered; or commits that are torn."""
+    torn, times = rng.random() < 0.3, rng.choice((1, 1, 1, 4))
+    if torn:  # a torn blob would be a store that breaks its promise: kills and cuts tear where that can happen
+        return Harm(fault=Fault(kind="tear", of="ledger.commit", call=rng.randint(1, max(1, calls // 8)), times=times))
+    return Harm(fault=Fault(kind="fail", call=rng.randint(1, max(1, calls)), times=times, after=rng.random() < 0.5))

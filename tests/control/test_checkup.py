@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from velodrome.store.cache import CachedBlobs
 from velodrome.store.ledger import Append, Fact
 from velodrome.store.named import AddressedBlobs, FolderObjects
 from velodrome.store.workspace import Workspace, open_folder
+from velodrome.training.checkpoints import Checkpointer
 
 pytestmark = pytest.mark.slow  # together more than two seconds
 
@@ -313,6 +315,31 @@ def test_blobs_that_cannot_be_reached_are_a_finding(patient: Patient) -> None:
     assert isinstance(patient.ws.blobs, FolderBlobs)
     words, remedy = only(examine(replace(patient.ws, blobs=Away(patient.ws.blobs.root))))
     assert (words, remedy) == ("blobs: there is no such server", "start it")
+
+
+def test_whoever_works_meanwhile_raises_no_false_alarm(patient: Patient) -> None:
+    """Checkpoints are put, recorded, dropped and deleted all the time."""
+    patient.ws.commit(Append("run:r", "begun"))
+    ended = threading.Event()
+
+    def train() -> None:
+        checkpointer = Checkpointer(patient.ws, "r", 1, lambda: None)
+        for step in range(100_000):
+            if ended.is_set():
+                break
+            checkpointer.save(step, lambda: os.urandom(500))
+        checkpointer.close()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        looks = 0
+        while looks < 8 or len(patient.ws.ledger.events("checkpoints:r")) < 20:
+            looks += 1
+            assert examine(patient.ws, quick=bool(looks % 2)).problems == ()
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_every_check_is_documented() -> None:

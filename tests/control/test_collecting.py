@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
+from world import World
 
 import velodrome as vd
 from velodrome.control.checkup import examine
@@ -345,6 +346,10 @@ def later(ws: Workspace, hours: float, grace: str = "1h") -> Workspace:
     return replace(ws, clock=clock, config=msgspec.structs.replace(ws.config, gc_grace=grace))
 
 
+def replaced(config: Config, **rules: Limits) -> Config:
+    return msgspec.structs.replace(config, retention=Retention(**rules))
+
+
 def age(ws: Workspace, hours: float) -> None:
     """Let all blobs be put so many hours earlier."""
     for path in (ws.store / "blobs").glob("??/*"):
@@ -365,6 +370,29 @@ def test_for_a_while_nothing_goes_at_all(place: Place) -> None:
     collected = collect(later(place.ws, 4))
     assert (collected.went.blobs, collected.waiting.blobs) == (len(before) - 2, 1)
     assert collect(later(place.ws, 4)).went.blobs == 0
+
+
+def test_what_a_run_rested_on_that_has_just_ended_stays_for_a_while(place: Place) -> None:
+    """Somebody on another machine may be judging it."""
+    old = place.snapshot(3)
+    run = place.begun(snapshot=old.digest)
+    place.snapshot(4)
+    place.ws = later(place.ws, 2)
+    place.finish(run, checkpoints=0)
+    soon = later(place.ws, 0.5)
+    assert collect(replace(soon, config=replaced(soon.config, snapshots=Limits(count=0)))).given == ()
+    late = later(place.ws, 2)
+    assert given(collect(replace(late, config=replaced(late.config, snapshots=Limits(count=0))))) == [
+        ("snapshot", old.digest)
+    ]
+
+
+def test_a_run_is_as_young_as_the_last_decision_about_it(place: Place) -> None:
+    run = place.finished(checkpoints=0)
+    place.ws = later(place.ws, 2)
+    place.version(run, VersionState.REJECTED)
+    assert collect(later(place.ws, 0.5)).given == ()
+    assert given(collect(later(place.ws, 2))) == [("run", run.id)]
 
 
 def test_who_holds_keeps_what_was_there_when_the_hold_began(place: Place) -> None:
@@ -409,6 +437,28 @@ def test_a_person_is_told_in_words(place: Place) -> None:
     lines = dict(collect(place.ws).lines())
     assert lines["runs"] == "2, by retention.runs.count = 0"
     assert str(lines["blobs"]).endswith("B")
+
+
+@pytest.mark.slow
+def test_the_loop_goes_on_as_if_nothing_had_been_collected(tmp_path: Path) -> None:
+    """Month after month, with everything that may go gone in between, and a twin from whom nothing ever goes."""
+    config = Config(gc_grace="0s", retention=EVERYTHING)
+    worlds = [World(tmp_path / "collected", config), World(tmp_path / "twin")]
+    endings = []
+    for world in worlds:
+        with world.ws:
+            ends = []
+            for month, slope in ((1, 3.0), (2, -3.0), (3, 3.0), (4, 3.0)):
+                world.deliver(month, slope=slope, rows=200)
+                cycled = world.retrain(month, asked=True)
+                assert cycled.conclusion is not None
+                ends.append((cycled.conclusion.verdict, cycled.conclusion.challenger, cycled.cycle.evidence.rows))
+                if world is worlds[0]:
+                    assert collect(world.ws).given or month == 1
+                    assert examine(world.ws).problems == ()
+            endings.append(ends)
+    assert endings[0] == endings[1]
+    assert {verdict for verdict, *_ in endings[0]} == {"promoted", "refused"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- races

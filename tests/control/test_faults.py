@@ -8,9 +8,10 @@ import functools
 import itertools
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +22,49 @@ from world import World
 
 import velodrome as vd
 from velodrome.control import pipeline
-from velodrome.control.checkup import examine
+from velodrome.control.backups import back_up, check, restore
+from velodrome.control.backups import mend as bring_back
+from velodrome.control.checkup import examine, mend
+from velodrome.control.collecting import collect
 from velodrome.control.declaring import declare
 from velodrome.control.training import train
-from velodrome.core.digest import digest_bytes
+from velodrome.core.config import Config, Limits, Retention
+from velodrome.core.digest import Digest, digest_bytes
 from velodrome.core.errors import VelodromeError
 from velodrome.data.snapshots import newest_snapshot, take_snapshot
 from velodrome.registry import provenance
-from velodrome.registry.runs import outcome_of
+from velodrome.registry.runs import RunState, outcome_of
 from velodrome.registry.search import list_runs
 from velodrome.registry.versions import VersionState, approve, list_versions, move_state, promote, register, state_of
 from velodrome.serving.batch import predict_file
-from velodrome.store.faults import Fault, FaultPlan, FaultyBlobs, FaultyLedger
+from velodrome.store.backup import BackupPlace
+from velodrome.store.faults import Fault, FaultPlan, FaultyBlobs, FaultyLedger, FaultyObjects
+from velodrome.store.health import tally
 from velodrome.store.ledger import verify_chain
+from velodrome.store.named import FolderObjects, Objects
+from velodrome.training.track import tracked
 
-WRITING = {"blobs.put", "blobs.delete", "ledger.commit"}
+CONFIG = Config(gc_grace="0s", retention=Retention(snapshots=Limits(count=1)))
+WRITING = {"blobs.put", "blobs.delete", "blobs.collect", "ledger.commit", "ledger.fill", "objects.put"}
 CARRYING = {"blobs.put", "blobs.read", "blobs.local", "ledger.commit"}
 
 Deed = Callable[[World], object]
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One fault in one deed."""
+def experiments(calls: list[str]) -> Iterator[Fault]:
+    """Every fault that does something of its own: an answer is lost, or a write torn, only where something is written.
 
-    call: str
-    fault: Fault
-
-    def __str__(self) -> str:
-        return f"{self.fault.kind}{' after' if self.fault.after else ''} call {self.fault.call}, {self.call}"
-
-
-def experiments(calls: list[str]) -> Iterator[Experiment]:
-    """Every fault that does something of its own: an answer is lost, or a write torn, only where something is written."""
-    for number, call in enumerate(calls, 1):
-        yield Experiment(call, Fault(kind="fail", call=number))
-        if call in WRITING:
-            yield Experiment(call, Fault(kind="fail", call=number, after=True))
-            yield Experiment(call, Fault(kind="tear", call=number))
-        if call in CARRYING:
-            yield Experiment(call, Fault(kind="corrupt", call=number))
+    Calls are counted by their names, since those that threads make come in another order each time.
+    """
+    counts: Counter[str] = Counter()
+    for name in calls:
+        counts[name] += 1
+        yield Fault(kind="fail", of=name, call=counts[name])
+        if name in WRITING:
+            yield Fault(kind="fail", of=name, call=counts[name], after=True)
+            yield Fault(kind="tear", of=name, call=counts[name])
+        if name in CARRYING:
+            yield Fault(kind="corrupt", of=name, call=counts[name])
 
 
 def on(world: World, plan: FaultPlan) -> World:
@@ -139,6 +143,51 @@ def prediction(world: World) -> object:
         raise
 
 
+def loop_of_ones_own(world: World) -> object:
+    """Its history is whole, whichever shipment of it failed."""
+    (finished,) = list_runs(world.ws, "loop", state=RunState.FINISHED) or (None,)
+    if finished is None:
+        with tracked(world.ws, "loop", params={}, cells=("loop",)) as tracking:
+            for step in range(1, 40):
+                tracking.log(step, loss=1.0 / step)
+    (finished,) = list_runs(world.ws, "loop", state=RunState.FINISHED)
+    outcome = outcome_of(world.ws, finished.id)
+    return outcome and (outcome.history, outcome.steps)
+
+
+def collection(world: World) -> object:
+    """What is left of what was there before; a collection adds an anchor, which has a time."""
+    collect(world.ws)
+    again = collect(world.ws)
+    return before(world) & set(world.ws.blobs.list()), again.went, again.given
+
+
+def backup(world: World) -> object:
+    place = backups(world)
+    back_up(world.ws, place, verify=True)
+    return before(world) <= place.listing(check(world.ws, place).backup).keys()
+
+
+def restoration(world: World) -> object:
+    """With what the doctor says where a place of blobs has kept half of one."""
+    restore(world.ws, backups(world))
+    bring_back(world.ws, backups(world))
+    return tally(world.ws.ledger), sorted(world.ws.blobs.list())
+
+
+def before(world: World) -> set[Digest]:
+    """The blobs that were there when the world was prepared."""
+    return set(map(Digest, (world.root / "before").read_text().split()))
+
+
+def backups(world: World) -> BackupPlace:
+    """Those beside the world, in a place that suffers the same faults."""
+    objects: Objects = FolderObjects(world.root / "backups")
+    if isinstance(world.ws.blobs, FaultyBlobs):
+        objects = FaultyObjects(objects, world.ws.blobs._plan)
+    return BackupPlace(objects)
+
+
 # -------------------------------------------------------------------------------------------------------------- verdict
 
 
@@ -149,19 +198,19 @@ def history(world: World) -> object:
     return versions, moves, newest_snapshot(world.ws, "visits")
 
 
-def trouble(world: World, deed: Deed, twin: object, experiment: Experiment) -> Iterator[str]:
+def trouble(world: World, deed: Deed, twin: object, fault: Fault) -> Iterator[str]:
     """What is not as it should be after one experiment."""
-    plan = FaultPlan(experiment.fault)
+    plan = FaultPlan(fault)
     try:
         deed(on(world, plan))
     except VelodromeError as error:
-        if experiment.fault.kind != "corrupt" and "on purpose" not in error.problem:
+        if fault.kind != "corrupt" and "on purpose" not in error.problem:
             yield f"the error does not name the cause: {error.problem}"
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         yield f"{type(error).__name__} escapes: {error}"
-    if len(plan.calls) < experiment.fault.call:
+    if plan.calls.count(fault.of) < fault.call:
         yield "the call was never made"
-    yield from damage(world, experiment)
+    yield from damage(world, fault)
     try:
         again = deed(world), history(world)
     except Exception as error:  # noqa: BLE001 - the same
@@ -170,11 +219,11 @@ def trouble(world: World, deed: Deed, twin: object, experiment: Experiment) -> I
     if again != twin:
         yield f"done again it came to {again}"
     yield from (f"afterwards: {problem.subject}: {problem.finding}" for problem in examine(world.ws).problems)
-    for subject in world.ws.ledger.subjects():
-        verify_chain(subject, world.ws.ledger.events(subject))
+    mend(world.ws)
+    yield from (f"after mending: {problem.subject}: {problem.finding}" for problem in examine(world.ws).problems)
 
 
-def damage(world: World, experiment: Experiment) -> Iterator[str]:
+def damage(world: World, fault: Fault) -> Iterator[str]:
     """What the doctor does not say, or says too much. What it finds is mended as it says: from a backup."""
     try:
         problems = examine(world.ws).problems
@@ -182,7 +231,7 @@ def damage(world: World, experiment: Experiment) -> Iterator[str]:
         yield f"the doctor: {type(error).__name__}: {error}"
         problems = ()
     spoilt = list(restored(world))
-    if experiment.fault.kind in ("tear", "corrupt"):
+    if fault.kind in ("tear", "corrupt"):
         if len(problems) < len(spoilt):
             yield f"the doctor misses some of {spoilt}: {problems}"
     elif problems:
@@ -238,15 +287,16 @@ class Bench:
     def __init__(self, folder: Path, prepare: Deed) -> None:
         self._folder = folder
         self._numbers = itertools.count(1)
-        model = World(folder / "0")
+        model = World(folder / "0", CONFIG)
         model.deliver(1, rows=120)
         prepare(model)
+        (model.root / "before").write_text("\n".join(model.ws.blobs.list()))
         model.ws.close()
 
     @contextmanager
     def world(self) -> Iterator[World]:
         root = shutil.copytree(self._folder / "0", self._folder / str(next(self._numbers)))
-        made = World(root)
+        made = World(root, CONFIG)
         with made.ws:
             yield made
         shutil.rmtree(root)
@@ -257,11 +307,15 @@ class Bench:
         with self.world() as world:
             twin = deed(on(world, plan)), history(world)
         found = []
-        for experiment in itertools.islice(experiments(plan.calls), 0, None, every):
+        for fault in itertools.islice(experiments(plan.calls), 0, None, every):
             with self.world() as world:
-                found += [f"{experiment}: {problem}" for problem in trouble(world, deed, twin, experiment)]
+                found += [f"{_shown(fault)}: {problem}" for problem in trouble(world, deed, twin, fault)]
         if found:
             pytest.fail("\n".join(found), pytrace=False)
+
+
+def _shown(fault: Fault) -> str:
+    return f"{fault.kind}{' after' if fault.after else ''} {fault.of} {fault.call}"
 
 
 def each(n: int, quick: int) -> pytest.MarkDecorator:
@@ -299,8 +353,47 @@ def test_prediction(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, champion).withstand(prediction, every=every)
 
 
+@each(1, 13)
+def test_a_loop_of_ones_own(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, nothing).withstand(loop_of_ones_own, every=every)
+
+
+@each(2, 29)
+def test_a_collection(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, littered).withstand(collection, every=every)
+
+
+@each(3, 29)
+def test_a_backup(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, champion).withstand(backup, every=every)
+
+
+@each(3, 29)
+def test_a_restoration(tmp_path: Path, every: int) -> None:
+    Bench(tmp_path, backed_up).withstand(restoration, every=every)
+
+
 def nothing(world: World) -> None:
     pass
+
+
+def littered(world: World) -> None:
+    """A champion, snapshots that a rule gives up, and blobs that nothing names."""
+    champion(world)
+    for rows in (30, 40):
+        world.deliver(3, rows=rows)
+        snapshot(world)
+    for number in range(3):
+        world.ws.blobs.put(f"left by a killed process {number}".encode())
+
+
+def backed_up(world: World) -> None:
+    """An empty world, beside a backup of another one."""
+    other = World(world.root / "other")
+    with other.ws:
+        other.deliver(1, rows=120)
+        champion(other)
+        back_up(other.ws, BackupPlace(FolderObjects(world.root / "backups")))
 
 
 def trained(world: World) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from velodrome.core.digest import canonical
 from velodrome.core.errors import ContractError, SchemaError, SourceError
+from velodrome.data import fragments
 from velodrome.data.contracts import Between, Contract, NotNull, Types, Unique
 from velodrome.data.deliveries import Delivery, look
 from velodrome.data.fragments import (
@@ -17,6 +18,7 @@ from velodrome.data.fragments import (
     judge_again,
     quarantined_rows,
     read_judged,
+    recall_fragment,
     scan_fragment,
 )
 from velodrome.data.judging import REASON, ROW
@@ -138,3 +140,44 @@ def test_a_quarantined_number_of_128_bits_is_kept(ws: Workspace) -> None:
     aside = quarantined_rows(ws, fragment)
     assert aside is not None
     assert int(aside["id"][0]) == 2**100
+
+
+# ------------------------------------------------------------------------------------------------------------ collection
+
+
+def collect(ws: Workspace, fragment: Fragment) -> None:
+    for blob in fragment.blobs.values():
+        ws.blobs.delete(blob)
+
+
+def test_a_fragment_is_recalled_only_whole(ws: Workspace) -> None:
+    fragment = derive_fragment(ws, deliver(ws), CONTRACT)
+    assert recall_fragment(ws, fragment.name, ()) == fragment
+    ws.blobs.delete(fragment.sketches or "")
+    assert recall_fragment(ws, fragment.name, ()) is None
+    assert recall_fragment(ws, fragment.name, {fragment.name}) == fragment
+
+
+def test_what_was_collected_is_derived_anew_and_is_the_same(ws: Workspace) -> None:
+    fragment = derive_fragment(ws, deliver(ws), CONTRACT)
+    collect(ws, fragment)
+    assert derive_fragment(ws, deliver(ws), CONTRACT) == fragment
+    assert recall_fragment(ws, fragment.name, ()) == fragment
+    assert len(ws.ledger.records("fragment")) == 1
+
+
+def test_other_bytes_for_the_same_rows_take_the_place_of_what_was_collected(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another version of Polars writes them; and back again."""
+    text = "code,n\n" + "".join(f"{number},1\n" for number in range(5))
+    first = derive_fragment(ws, deliver(ws, text), CONTRACT)
+    collect(ws, first)
+    with monkeypatch.context() as other_polars:
+        other_polars.setattr(fragments, "_ROW_GROUP", 2)
+        second = derive_fragment(ws, deliver(ws, text), CONTRACT)
+    assert second != first
+    assert scan_fragment(ws, find_fragment(ws, first.name) or first).collect().height == 5
+    assert recall_fragment(ws, first.name, ()) == second
+    assert derive_fragment(ws, deliver(ws, text), CONTRACT) == first
+    assert recall_fragment(ws, first.name, ()) == first

@@ -381,7 +381,10 @@ def test_whatever_is_a_number_is_taken(ws: Workspace) -> None:
         for step, value in enumerate([1, True, np.float32(0.5), np.int8(3), torch.tensor(0.25), 2.0], start=1):
             writer.log(step, loss=value)  # type: ignore[arg-type]
         writer.log(np.int64(7), loss=0.0)  # type: ignore[arg-type]
-    assert curve(ws, "r") == [(1, 1.0), (2, 1.0), (3, 0.5), (4, 3.0), (5, 0.25), (6, 2.0), (7, 0.0)]
+        writer.log(torch.tensor(8), loss="0.5")  # type: ignore[arg-type]
+        writer.log(9, loss=1.0)
+    whole = [(1, 1.0), (2, 1.0), (3, 0.5), (4, 3.0), (5, 0.25), (6, 2.0), (7, 0.0), (8, 0.5), (9, 1.0)]
+    assert curve(ws, "r") == whole
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", "ü" * 201])
@@ -390,7 +393,9 @@ def test_a_name_that_a_ledger_cannot_keep_costs_only_its_points(ws: Workspace, n
         writer.log(1, **{name: 1.0, "loss": 2.0})
         writer.log(2, **{name: 1.0, "ü" * 200: 3.0})
     assert series_names(ws, "r") == ("loss", "ü" * 200)
-    assert (writer.close().dropped, writer.close().kept) == (2, 2)
+    report = writer.close()
+    assert (report.dropped, report.kept) == (2, 2)
+    assert report.problem.isprintable()
 
 
 def test_series_that_come_in_changing_company_keep_their_order(ws: Workspace) -> None:

@@ -214,6 +214,28 @@ def test_any_flipped_bit_of_a_manifest_is_found(ledger: SqlLedger, tmp_path: Pat
     assert place.read(made.id) == made
 
 
+def test_the_manifest_of_another_backup_or_of_nothing_is_refused(ledger: SqlLedger, tmp_path: Path) -> None:
+    place = open_backups(str(tmp_path / "place"), new=True)
+    made, later = publish(place, ledger, tmp_path), publish(place, ledger, tmp_path, days=1)
+    other = (Path(place.where) / "backups" / made.id).read_bytes()
+    for data in (other, b'{"digest":"","backup":{}}', b"[]"):
+        change(place, f"backups/{later.id}", lambda _, data=data: data)  # type: ignore[misc]
+        with pytest.raises(IntegrityError, match=f"manifest of the backup {later.id} is damaged"):
+            place.read()
+
+
+def test_a_damaged_manifest_is_named_though_it_is_encrypted(ledger: SqlLedger, tmp_path: Path) -> None:
+    place = open_backups(str(tmp_path / "place"), key=KEY, new=True)
+    made = publish(place, ledger, tmp_path)
+    place.blobs.delete(made.ledger.digest)
+    place.blobs.delete(made.listing.digest)
+    for path in Path(place.where).glob("[0-9a-f][0-9a-f]/*"):
+        path.chmod(0o644)
+        path.write_bytes(flipped(path.read_bytes(), 90))
+    with pytest.raises(IntegrityError, match=f"manifest of the backup {made.id} is damaged"):
+        place.read()
+
+
 def test_a_damaged_or_missing_ledger_is_named(ledger: SqlLedger, tmp_path: Path) -> None:
     place = open_backups(str(tmp_path / "place"), new=True)
     made = publish(place, ledger, tmp_path)

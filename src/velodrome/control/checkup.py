@@ -18,7 +18,7 @@ import msgspec
 from velodrome.control.auditing import Audit, verify
 from velodrome.control.needed import EVER, KINDS, Standing, along, needed, survey
 from velodrome.core.digest import Digest
-from velodrome.core.errors import IntegrityError, StorageError, VelodromeError
+from velodrome.core.errors import IntegrityError, MissingBlob, StorageError, VelodromeError
 from velodrome.core.units import parse_duration, show_bytes
 from velodrome.registry.index import reindex, wrong_facts
 from velodrome.registry.runs import RunState
@@ -162,9 +162,13 @@ def _clock(seen: _Seen) -> Iterator[Finding]:
 
 
 def _missed(seen: _Seen) -> Iterator[Finding]:
-    if seen.blobs is not None:
-        for digest, kind in _missing(seen.standing, seen.records, seen.blobs, seen.ws.blobs).items():
-            yield Finding(f"blob {digest[:12]}", f"it is not there, but a {kind} names it", _BRING_BACK)
+    missing = _missing_now(seen)
+    if missing:  # unless it was put, or its owner dropped it, between two of our looks
+        missing = {
+            digest: kind for digest, kind in missing.items() if digest in _missing_now(_look(seen.ws, quick=True))
+        }
+    for digest, kind in missing.items():
+        yield Finding(f"blob {digest[:12]}", f"it is not there, but a {kind} names it", _BRING_BACK)
 
 
 def _unneeded(seen: _Seen) -> Iterator[Finding]:
@@ -205,7 +209,8 @@ def _bytes(seen: _Seen) -> Iterator[Finding]:
     with seen.ws.progress.task("read blobs", len(digests)) as task:
         damaged = unreadable(digests, seen.ws.blobs, task.advance)
     for digest, error in damaged.items():
-        yield Finding(f"blob {digest[:12]}", error.problem, _BRING_BACK)
+        if not isinstance(error, MissingBlob):  # nobody needed it any more; what is missed is told above
+            yield Finding(f"blob {digest[:12]}", error.problem, _BRING_BACK)
 
 
 def _facts(seen: _Seen) -> Iterator[Finding]:
@@ -231,12 +236,14 @@ _THOROUGH: tuple[_Check, ...] = (_bytes, _facts, _copies)
 
 
 def _look(ws: Workspace, quick: bool) -> _Seen:
+    """The ledger first, and then the blobs, as a blob is put before the row that names it."""
     unread: list[Finding] = []
     audit, blobs = None, None
     try:
         audit = verify(ws, histories=not quick)
     except StorageError as error:
         unread.append(Finding("ledger", error.problem, _RESTORE))
+    standing, records = _quietly(lambda: survey(ws.ledger)), _quietly(lambda: list(ws.ledger.scan()))
     try:
         blobs = {entry.digest: entry for entry in ws.blobs.entries()}
     except StorageError as error:
@@ -245,8 +252,8 @@ def _look(ws: Workspace, quick: bool) -> _Seen:
         ws=ws,
         now=ws.clock.now(),
         audit=audit,
-        standing=_quietly(lambda: survey(ws.ledger)),
-        records=_quietly(lambda: list(ws.ledger.scan())) or [],
+        standing=standing,
+        records=records or [],
         blobs=blobs,
         unread=tuple(unread),
     )
@@ -258,6 +265,10 @@ def _quietly(act: Callable[[], _T]) -> _T | None:
         return act()
     except StorageError:
         return None
+
+
+def _missing_now(seen: _Seen) -> dict[Digest, str]:
+    return {} if seen.blobs is None else _missing(seen.standing, seen.records, seen.blobs, seen.ws.blobs)
 
 
 def _missing(

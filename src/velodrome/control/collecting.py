@@ -88,24 +88,23 @@ def collect(ws: Workspace, *, dry_run: bool = False) -> Collected:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unneeded:
-    """What may be removed.
+class _Found:
+    """What could be removed.
 
     Attributes:
-        old: the blobs that nothing leads to, or could since the horizon. waiting: the others that nothing leads to now.
+        unneeded: the blobs that nothing leads to now. old: those of them that nobody can be at work with.
         paths: leftovers.
     """
 
+    unneeded: list[Entry]
     old: list[Entry]
-    waiting: list[Entry]
     paths: list[Path]
 
 
 def _imagine(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> Collected:
     standing = imagined(standing, [given.node for given in wanted], ws.clock.now())
-    entries, horizon = find_horizon(ws, _grace(ws), dry=True)
-    found = _unneeded(ws, standing, entries, horizon)
-    return _collected(found, found.old, given=wanted, wanted=wanted, swept=0, dry_run=True)
+    found = _find(ws, standing, *find_horizon(ws, _grace(ws), dry=True))
+    return _told(found, found.old, len(found.paths), given=wanted, wanted=wanted, dry_run=True)
 
 
 def _carry_out(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> Collected:
@@ -113,55 +112,57 @@ def _carry_out(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> Co
     entries, horizon = find_horizon(ws, _grace(ws))
     standing = survey(ws.ledger)
     let_stand(ws, standing)
-    found = _unneeded(ws, standing, entries, horizon)
+    found = _find(ws, standing, entries, horizon)
     with ws.progress.task("collect blobs", len(found.old)) as task:
         went = list(sweep(ws.blobs, found.old, horizon.blobs, task.advance))
     remove_leftovers(found.paths)
-    return _collected(found, went, given=given, wanted=wanted, swept=ws.blobs.sweep(horizon.blobs), dry_run=False)
+    leftovers = len(found.paths) + ws.blobs.sweep(horizon.blobs)
+    return _told(found, went, leftovers, given=given, wanted=wanted, dry_run=False)
 
 
 def _retired(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> list[Given]:
-    given = []
+    given = set()
     with ws.progress.task("give up", len(wanted)) as task:
         for thing in retire(ws, standing, wanted):
-            given.append(thing)
+            given.add(thing)
             task.advance(note=f"{thing.kind} of {thing.of}")
     if given:
         anchor(ws)
     else:
         anchor_if_due(ws)
-    return given
+    return [thing for thing in wanted if thing in given]
 
 
-def _unneeded(ws: Workspace, standing: Standing, entries: Mapping[Digest, Entry], horizon: Horizon) -> _Unneeded:
+def _find(ws: Workspace, standing: Standing, entries: Mapping[Digest, Entry], horizon: Horizon) -> _Found:
     lead = leads(standing.graph, ws.blobs, {digest: entry.size for digest, entry in entries.items()})
     kept, still = needed(standing, lead, horizon.ledger), needed(standing, lead, EVER)
     folders = (ws.store, ws.holds, ws.cache, ws.cache / "layouts")
-    paths = [*find_leftovers(folders, horizon.ledger), *ended_holds(ws.holds), *layouts_beyond(ws, kept)]
+    left = [*find_leftovers(folders, horizon.ledger), *ended_holds(ws.holds)]
     unneeded = [entry for digest, entry in entries.items() if digest not in still]
-    old = [entry for entry in unneeded if entry.digest not in kept and entry.time < horizon.blobs]
-    ripe = {entry.digest for entry in old}
-    return _Unneeded(old=old, waiting=[entry for entry in unneeded if entry.digest not in ripe], paths=paths)
+    return _Found(
+        unneeded=unneeded,
+        old=[entry for entry in unneeded if entry.digest not in kept and entry.time < horizon.blobs],
+        paths=[*left, *layouts_beyond(ws, kept, horizon.ledger)],
+    )
 
 
-def _collected(
-    found: _Unneeded,
+def _told(
+    found: _Found,
     went: Sequence[Entry],
+    leftovers: int,
     *,
     given: Sequence[Given],
     wanted: Sequence[Given],
-    swept: int,
     dry_run: bool,
 ) -> Collected:
     gone = {entry.digest for entry in went}
-    left = [entry for entry in found.old if entry.digest not in gone]
     return Collected(
         dry_run=dry_run,
         given=tuple(given),
         held=tuple(thing for thing in wanted if thing not in given),
         went=_share(went),
-        waiting=_share([*found.waiting, *left]),
-        leftovers=len(found.paths) + swept,
+        waiting=_share([entry for entry in found.unneeded if entry.digest not in gone]),
+        leftovers=leftovers,
     )
 
 

@@ -16,7 +16,7 @@ from velodrome.registry.runs import RunState
 from velodrome.registry.versions import VersionState
 from velodrome.store.collection import Graph, Kinds, reach, read_graph
 from velodrome.store.ledger import Ledger
-from velodrome.store.tombstones import COLLECTED
+from velodrome.store.tombstones import COLLECTED, tombstone
 
 __all__ = ["EVER", "KINDS", "Standing", "along", "imagined", "needed", "safe", "survey"]
 
@@ -40,6 +40,7 @@ KINDS = Kinds(
 )
 """Every kind of record; a test compares. That a snapshot came after another does not make it rest on that one."""
 
+_TOMBSTONE = tombstone("")
 _MAY_STAND = (VersionState.DRAFT, VersionState.CANDIDATE, VersionState.APPROVED)
 _MAY_GO_ON = (RunState.CREATED, RunState.RUNNING)
 
@@ -75,9 +76,11 @@ def along(graph: Graph) -> Callable[[str], Iterable[str]]:
     return lambda node: graph.names.get(node, ())
 
 
-def safe(standing: Standing) -> set[str]:
-    """The records and subjects that must not be collected."""
-    return reach(standing.pinned, along(standing.graph), standing.gone)
+def safe(standing: Standing, since: datetime) -> set[str]:
+    """The records and subjects that must not be collected: what is pinned, and what runs rest on that ended after `since`."""
+    pointers = standing.graph.pointers.values()
+    young = (pointer.subject for pointer in pointers if pointer.subject.startswith("run:") and pointer.moved > since)
+    return reach((*standing.pinned, *young), along(standing.graph), standing.gone)
 
 
 def needed(standing: Standing, lead: Callable[[str], Iterable[str]], horizon: datetime) -> set[str]:
@@ -118,9 +121,8 @@ def _gone(graph: Graph) -> Iterator[str]:
 
 def _collected(graph: Graph) -> Iterator[tuple[str, datetime]]:
     for subject, pointer in graph.pointers.items():
-        value = pointer.value or ""
-        if value.startswith(COLLECTED):
-            yield from ((node, pointer.moved) for node in _together(graph, subject.removeprefix(f"{COLLECTED}:")))
+        if subject.startswith(("run:", _TOMBSTONE)) and (pointer.value or "").startswith(COLLECTED):
+            yield from ((node, pointer.moved) for node in _together(graph, subject.removeprefix(_TOMBSTONE)))
     yield from _checkpoints(graph, "checkpoint.collected")
 
 
@@ -135,8 +137,8 @@ def _together(graph: Graph, node: str) -> list[str]:
     kind, _, run = node.partition(":")
     if kind != "run":
         return [node]
-    registered = graph.pointers.get(f"registered:{run}")
-    nodes = [node, *([f"version:{registered.value}"] if registered and registered.value else [])]
+    version = graph.value(f"registered:{run}")
+    nodes = [node, *([f"version:{version}"] if version else [])]
     return [*nodes, *(digest for each in nodes for digest in _records(graph, each))]
 
 

@@ -5,23 +5,23 @@ at work now had begun. Each commit says what it found, so that it fails if someb
 run's lock keeps away whoever is in the midst of it. What fails is left for the next time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from velodrome.control.needed import Standing, safe
-from velodrome.core.config import Limits
+from velodrome.control.needed import EVER, Standing, safe
+from velodrome.core.config import Limits, Retention
 from velodrome.core.digest import decode
 from velodrome.core.errors import PointerMoved, RunHeld
 from velodrome.data.snapshots import Snapshot
 from velodrome.registry.retention import Item, due
-from velodrome.registry.runs import Run, collect
+from velodrome.registry.runs import Run, collect, get_run
 from velodrome.registry.versions import VersionState
-from velodrome.store.collection import leads, reach
+from velodrome.store.collection import Graph, leads, reach
 from velodrome.store.ledger import Append, Expect, Move, Write
 from velodrome.store.locks import hold
 from velodrome.store.tombstones import bury, lift
@@ -30,7 +30,8 @@ from velodrome.store.workspace import Workspace
 __all__ = ["Given", "let_stand", "plan", "retire"]
 
 _ACTOR = "policy:retention"
-_RELEASED = "key.released"
+
+_Kind: TypeAlias = Literal["run", "snapshot", "checkpoint"]
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +42,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
         rule: the limit that it is beyond.
     """
 
-    kind: Literal["run", "snapshot", "checkpoint"]
+    kind: _Kind
     node: str
     of: str
     rule: str
@@ -49,153 +50,165 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What there is to judge."""
+    """What there is to judge.
 
-    ws: Workspace
+    Attributes:
+        kept: nodes that stay whatever the rules say. since: what changed later than this stays too.
+        sizes: of all blobs, in bytes; empty where no limit asks.
+    """
+
     standing: Standing
-    runs: Mapping[str, Run]
-    sizes: Mapping[str, int]
+    kept: set[str]
+    since: datetime
     now: datetime
-
-    def value(self, subject: str) -> str | None:
-        pointer = self.standing.graph.pointers.get(subject)
-        return pointer.value if pointer else None
+    sizes: Mapping[str, int]
+    lead: Callable[[str], Iterable[str]]
 
     def takes(self, node: str, *others: str) -> frozenset[str]:
-        """The blobs that a node leads to, but for those of others; nothing where no limit asks."""
+        """The blobs that a node leads to, but for those of others."""
         if not self.sizes:
             return frozenset()
-        lead = leads(self.standing.graph, self.ws.blobs, self.sizes, lenient=True)
-        return frozenset(reach([node], lead, self.standing.gone | set(others)) & self.sizes.keys())
+        return frozenset(reach([node], self.lead, self.standing.gone | set(others)) & self.sizes.keys())
+
+    def beyond(self, kind: _Kind, items: Iterable[Item], limits: Limits) -> list[Given]:
+        """Those of the items that go."""
+        known = {item.name: item for item in items}
+        stay = self.kept | {item.name for item in known.values() if item.time > self.since}
+        setting = f"retention.{kind}s"
+        rules = due([*known.values()], limits, setting, now=self.now, sizes=self.sizes, safe=stay)
+        return [Given(kind=kind, node=node, of=known[node].group, rule=rule) for node, rule in rules.items()]
 
 
-def plan(ws: Workspace, standing: Standing, since: datetime) -> tuple[Given, ...]:
+def plan(ws: Workspace, standing: Standing, since: datetime) -> list[Given]:
     """What the rules give up.
 
     Args:
         since: what changed later than this stays.
     """
     rules = ws.config.retention
-    look = _look(ws, standing, asked=any(limits.size for limits in (rules.runs, rules.snapshots, rules.checkpoints)))
-    kept = safe(standing)
-    runs = _given(look, "run", list(_run_items(look)), rules.runs, kept, since)
-    snapshots = _given(look, "snapshot", list(_snapshot_items(look)), rules.snapshots, kept, since)
-    checkpoints = list(_checkpoint_items(look, {given.node for given in runs}))
-    return (*runs, *snapshots, *_given(look, "checkpoint", checkpoints, rules.checkpoints, kept, since))
+    if rules == Retention():
+        return []
+    look = _look(ws, standing, since)
+    runs = look.beyond("run", _runs(ws, look), rules.runs)
+    snapshots = look.beyond("snapshot", _snapshots(look), rules.snapshots)
+    checkpoints = _checkpoints(look, {given.node for given in runs})
+    return [*runs, *snapshots, *look.beyond("checkpoint", checkpoints, rules.checkpoints)]
 
 
 def retire(ws: Workspace, standing: Standing, given: Sequence[Given]) -> Iterator[Given]:
     """Record things as given up; those of which it was, as nobody uses them or has moved them since the look."""
-    look, policy = _look(ws, standing, asked=False), ws.acting_as(_ACTOR)
     acts = {"run": _retire_run, "snapshot": _retire_snapshot, "checkpoint": _retire_checkpoint}
-    for thing in given:
-        try:
-            acts[thing.kind](policy, look, thing)
-        except (PointerMoved, RunHeld):
+    needed: set[str] = set()
+    for thing in reversed(given):  # a refit comes before its judge, which stays where the refit does
+        if thing.node in needed:
             continue
-        yield thing
+        try:
+            acts[thing.kind](ws.acting_as(_ACTOR), standing.graph, thing)
+        except (PointerMoved, RunHeld):
+            if thing.kind == "run":
+                needed.add(f"run:{get_run(ws, _id(thing)).judge}")
+        else:
+            yield thing
 
 
 def let_stand(ws: Workspace, standing: Standing) -> None:
     """Take back what was recorded of a snapshot while somebody began to rest on it."""
-    for digest in safe(standing) & standing.collected.keys() & standing.graph.records.keys():
+    for digest in safe(standing, EVER) & standing.collected.keys() & standing.graph.records.keys():
         if standing.graph.records[digest].kind == Snapshot.kind():
-            ws.acting_as(_ACTOR).commit(lift(ws.ledger, digest, "snapshot.let-stand"))
+            with suppress(PointerMoved):  # another collector does the same
+                ws.acting_as(_ACTOR).commit(lift(ws.ledger, digest, "snapshot.let-stand"))
 
 
-def _look(ws: Workspace, standing: Standing, *, asked: bool) -> _Look:
-    runs = [decode(stored.payload, Run) for stored in ws.ledger.records(Run.kind())]
-    sizes: dict[str, int] = {entry.digest: entry.size for entry in ws.blobs.entries()} if asked else {}
-    return _Look(ws, standing, {run.id: run for run in runs}, sizes, ws.clock.now())
+# -------------------------------------------------------------------------------------------------------------- planning
 
 
-def _given(
-    look: _Look,
-    kind: Literal["run", "snapshot", "checkpoint"],
-    items: list[Item],
-    limits: Limits,
-    kept: set[str],
-    since: datetime,
-) -> tuple[Given, ...]:
-    young = {item.name for item in items if item.time > since}
-    beyond = due(items, limits, f"retention.{kind}s", now=look.now, sizes=look.sizes, safe=kept | young)
-    groups = {item.name: item.group for item in items}
-    return tuple(Given(kind=kind, node=node, of=groups[node], rule=rule) for node, rule in beyond.items())
+def _look(ws: Workspace, standing: Standing, since: datetime) -> _Look:
+    rules = ws.config.retention
+    sized = any(limits.size for limits in (rules.runs, rules.snapshots, rules.checkpoints))
+    sizes: dict[str, int] = {entry.digest: entry.size for entry in ws.blobs.entries()} if sized else {}
+    lead = leads(standing.graph, ws.blobs, sizes, lenient=True)
+    return _Look(standing, safe(standing, since), since, ws.clock.now(), sizes, lead)
 
 
-def _run_items(look: _Look) -> Iterator[Item]:
-    for run in look.runs.values():
-        node = f"run:{run.id}"
-        if node in look.standing.graph.pointers and node not in look.standing.collected:
+def _runs(ws: Workspace, look: _Look) -> Iterator[Item]:
+    graph = look.standing.graph
+    for run in (decode(stored.payload, Run) for stored in ws.ledger.records(Run.kind())):
+        node, version = f"run:{run.id}", f"version:{graph.value(f'registered:{run.id}')}"
+        if node in graph.pointers and node not in look.standing.collected:
             judge = frozenset([f"run:{run.judge}"] if run.judge else [])
             yield Item(
                 name=node,
                 group=run.name,
-                time=look.standing.graph.pointers[node].moved,
+                time=max(graph.pointers[one].moved for one in (node, version) if one in graph.pointers),
                 blobs=look.takes(node, *judge, *([run.snapshot] if run.snapshot else [])),
                 needs=judge,
             )
 
 
-def _snapshot_items(look: _Look) -> Iterator[Item]:
-    graph = look.standing.graph
-    for digest, record in graph.records.items():
+def _snapshots(look: _Look) -> Iterator[Item]:
+    for digest, record in look.standing.graph.records.items():
         if record.kind == Snapshot.kind() and digest not in look.standing.collected:
-            time = _superseded(look, digest, f"dataset:{record.name}") or record.created
+            time = _replaced(look, digest, f"dataset:{record.name}") or record.created
             yield Item(name=digest, group=record.name, time=time, blobs=look.takes(digest))
 
 
-def _superseded(look: _Look, digest: str, subject: str) -> datetime | None:
+def _replaced(look: _Look, digest: str, dataset: str) -> datetime | None:
     """When another snapshot last took the place of this one as the newest; now, if none has."""
-    time = None
-    for event in look.standing.graph.events.get(subject, ()):
-        if event.body.get("from") == digest:
-            time = event.time
-    return look.now if look.value(subject) == digest else time
+    if look.standing.graph.value(dataset) == digest:
+        return look.now
+    events = look.standing.graph.events.get(dataset, ())
+    return max((event.time for event in events if event.body.get("from") == digest), default=None)
 
 
-def _checkpoint_items(look: _Look, going: set[str]) -> Iterator[Item]:
-    graph = look.standing.graph
-    for subject, events in graph.events.items():
+def _checkpoints(look: _Look, going: set[str]) -> Iterator[Item]:
+    """Those of runs that do not go themselves."""
+    gone = going | look.standing.collected.keys()
+    for subject, events in look.standing.graph.events.items():
         kind, _, run = subject.partition(":")
-        if kind == "checkpoints" and not {f"run:{run}"} & (going | look.standing.collected.keys()):
+        if kind == "checkpoints" and f"run:{run}" not in gone:
             ended = {event.body["checkpoint"] for event in events if event.type != "checkpoint.saved"}
             saved = {event.body["checkpoint"]: event.time for event in events if event.type == "checkpoint.saved"}
-            for digest, time in saved.items():
-                if digest not in ended:
-                    yield Item(name=digest, group=run, time=time, blobs=look.takes(digest))
+            for digest in saved.keys() - ended:
+                yield Item(name=digest, group=run, time=saved[digest], blobs=look.takes(digest))
 
 
-def _retire_run(ws: Workspace, look: _Look, given: Given) -> None:
-    run = look.runs[given.node.removeprefix("run:")]
-    registered = f"registered:{run.id}"
-    reference = look.value(registered)
-    writes: list[Write] = [Expect(given.node, look.value(given.node)), Expect(registered, reference)]
-    if look.value(f"key:{run.key}") == run.id:
-        writes.append(Move(f"key:{run.key}", run.id, None, _RELEASED, {"reason": given.rule}))
-    if reference and look.value(f"version:{reference}") == VersionState.REJECTED:
-        states = (VersionState.REJECTED, VersionState.ARCHIVED)
-        writes.append(Move(f"version:{reference}", *states, "version.archived", {"reason": given.rule}))
-    with _locked(ws, look, run):
+# ------------------------------------------------------------------------------------------------------------- recording
+
+
+def _retire_run(ws: Workspace, graph: Graph, given: Given) -> None:
+    run = get_run(ws, _id(given))
+    registered, key = f"registered:{run.id}", f"key:{run.key}"
+    reference = graph.value(registered)
+    writes: list[Write] = [Expect(given.node, graph.value(given.node)), Expect(registered, reference)]
+    if graph.value(key) == run.id:
+        writes.append(Move(key, run.id, None, "key.released", {"reason": given.rule}))
+    if reference and graph.value(f"version:{reference}") == VersionState.REJECTED:
+        way = (VersionState.REJECTED, VersionState.ARCHIVED)
+        writes.append(Move(f"version:{reference}", *way, "version.archived", {"reason": given.rule}))
+    with _locked(ws, run):
         collect(ws, run.id, given.rule, *writes)
 
 
-def _retire_snapshot(ws: Workspace, look: _Look, given: Given) -> None:
+def _retire_snapshot(ws: Workspace, graph: Graph, given: Given) -> None:
     newest = f"dataset:{given.of}"
-    ws.commit(Expect(newest, look.value(newest)), bury(given.node, "snapshot.collected", given.rule))
+    ws.commit(Expect(newest, graph.value(newest)), bury(given.node, "snapshot.collected", given.rule))
 
 
-def _retire_checkpoint(ws: Workspace, look: _Look, given: Given) -> None:
-    run, subject = look.runs[given.of], f"checkpoints:{given.of}"
-    saved = next(one for one in look.standing.graph.events[subject] if one.body["checkpoint"] == given.node)
+def _retire_checkpoint(ws: Workspace, graph: Graph, given: Given) -> None:
+    run, subject = f"run:{given.of}", f"checkpoints:{given.of}"
+    saved = next(one for one in graph.events[subject] if one.body["checkpoint"] == given.node)
     body = {"step": saved.body["step"], "checkpoint": given.node, "reason": given.rule}
-    with _locked(ws, look, run):
-        ws.commit(Expect(f"run:{run.id}", look.value(f"run:{run.id}")), Append(subject, "checkpoint.collected", body))
+    with _locked(ws, get_run(ws, given.of)):
+        ws.commit(Expect(run, graph.value(run)), Append(subject, "checkpoint.collected", body))
 
 
 @contextmanager
-def _locked(ws: Workspace, look: _Look, run: Run) -> Iterator[None]:
+def _locked(ws: Workspace, run: Run) -> Iterator[None]:
     """The run's lock; a refit happens under its judge's."""
-    judge = look.runs.get(run.judge) if run.judge else None
-    with hold(ws.lock(f"run-{judge.key if judge else run.key}"), ws.holder):
+    key = get_run(ws, run.judge).key if run.judge else run.key
+    with hold(ws.lock(f"run-{key}"), ws.holder):
         yield
+
+
+def _id(given: Given) -> str:
+    return given.node.removeprefix("run:")

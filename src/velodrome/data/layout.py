@@ -8,7 +8,9 @@ verify it.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -139,10 +141,15 @@ def materialise(
     )
 
 
-def layouts_beyond(ws: Workspace, kept: Container[str]) -> list[Path]:
-    """The folders of layouts whose snapshots are not among the kept ones."""
-    named = ((path.parent, path.read_text()) for path in (ws.cache / "layouts").glob(f"[!.]*/{SOURCE}"))
-    return sorted(folder for folder, snapshot in named if snapshot and snapshot not in kept)
+def layouts_beyond(ws: Workspace, kept: Container[str], before: datetime) -> list[Path]:
+    """The folders of layouts that were made before a moment, and whose snapshots are not among the kept ones."""
+    found = []
+    for path in (ws.cache / "layouts").glob(f"[!.]*/{SOURCE}"):
+        with suppress(FileNotFoundError):  # somebody else removes it
+            old, snapshot = path.stat().st_mtime < before.timestamp(), path.read_text()
+            if old and snapshot and snapshot not in kept:
+                found.append(path.parent)
+    return sorted(found)
 
 
 def _make(folder: Path, fields: Sequence[Field], produce: Callable[[], Prepared], snapshot: str) -> None:

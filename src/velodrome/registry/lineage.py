@@ -13,10 +13,9 @@ from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.report import Report
 from velodrome.registry.environment import Environment
 from velodrome.registry.provenance import Provenance
-from velodrome.registry.runs import Outcome, Run, get_run, outcome_of
+from velodrome.registry.runs import Outcome, Run, code_of, get_run, outcome_of
 from velodrome.registry.versions import VersionState, aliases_of, resolve, state_of
 from velodrome.store.ledger import Event, read_record
-from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Decision", "RunTrace", "Trace", "trace"]
@@ -114,7 +113,7 @@ def trace(ws: Workspace, reference: str) -> Trace:
         snapshot=run.snapshot,
         data=snapshot,
         fragments=fragments_of(ws, snapshot) if snapshot else (),
-        code={path: leaf.digest for path, leaf in read_tree(ws.blobs, run.code).items()},
+        code=code_of(ws, run),
         runs=tuple(_traced(ws, each) for each in (*judge, run)),
         report=version.report,
         figures=read_record(ws.ledger, version.report, Report) if version.report else None,

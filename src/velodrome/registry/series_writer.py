@@ -50,7 +50,7 @@ _MEMORY = 64_000_000
 """Bytes of points that the disk refused and that are kept nevertheless."""
 
 _SLICE = 2048
-"""Calls of `log` that are turned into numbers at once, without the interpreter's other threads."""
+"""Calls of `log` that are turned into numbers at once, while the interpreter's other threads wait."""
 
 _LONGEST_NAME = 400
 """Bytes of the longest name of a series, since databases have a limit for what they index."""
@@ -320,7 +320,7 @@ class _Numbers:
                     self._add(found, name, step, value)
                 except Exception as error:  # noqa: BLE001 (as above: the point is dropped, and training goes on)
                     self._tally.dropped += 1
-                    self._tally.problem = f"{name[:80]} at step {step!r}: {type(error).__name__}: {error}"
+                    self._tally.problem = f"{name[:80]!r} at step {step!r}: {type(error).__name__}: {error}"
         return [
             Points((name,), np.array(steps), np.array(values).reshape(1, -1))
             for name, (steps, values) in found.items()
@@ -335,7 +335,7 @@ class _Numbers:
         steps, values = found[name]
         steps.append(step)
         values.append(number)
-        self._last[name] = step
+        self._last[name] = steps[-1]
 
 
 _BEFORE_ALL = -(2**63) - 1

@@ -71,6 +71,15 @@ class _Sealed(msgspec.Struct, frozen=True):
     backup: msgspec.Raw
 
 
+class _Origin(msgspec.Struct, frozen=True):
+    """What every manifest says, of whatever format."""
+
+    format: int
+    id: str
+    velodrome: str
+    schema: int
+
+
 class LedgerCopy(msgspec.Struct, frozen=True):
     """A verified copy of a ledger: the file, and what it holds."""
 
@@ -113,7 +122,7 @@ class BackupPlace:
                 received=id_,
                 remedy=nearest(id_ or "", ids) if ids else "`velodrome backup` makes one",
             )
-        return self._decoded(found[0], b"".join(self.blobs.objects.get(f"{_FOLDER}/{found[0]}")))
+        return self._decoded(found[0], self._manifest(found[0]))
 
     def listing(self, backup: Backup) -> dict[Digest, int]:
         """The blobs of a backup, with their sizes.
@@ -170,23 +179,27 @@ class BackupPlace:
             with closing(SqliteLedger(path)) as ledger:
                 yield ledger
 
-    def _decoded(self, id_: str, data: bytes) -> Backup:
+    def _manifest(self, id_: str) -> bytes:
+        """What is stored as a manifest; nothing where that does not open."""
         try:
-            sealed = msgspec.json.decode(data, type=_Sealed)
-        except msgspec.MsgspecError:
-            sealed = _Sealed(Digest(""), msgspec.Raw(b"{}"))
-        if digest_bytes(bytes(sealed.backup)) != sealed.digest:
+            return b"".join(self.blobs.objects.get(f"{_FOLDER}/{id_}"))
+        except IntegrityError:
+            return b""
+
+    def _decoded(self, id_: str, data: bytes) -> Backup:
+        opened = _opened(data, id_)
+        if opened is None:
             raise IntegrityError(
                 f"the manifest of the backup {id_} is damaged", received=self.where, remedy=self.others(id_)
             )
-        known = msgspec.json.decode(sealed.backup, type=dict[str, object])
-        if known["format"] != _FORMAT or int(str(known["schema"])) > schema.VERSION:
+        payload, origin = opened
+        if origin.format > _FORMAT or origin.schema > schema.VERSION:
             raise LedgerVersionError(
                 f"the backup {id_} was written by a newer velodrome",
-                received=f"velodrome {known['velodrome']}, schema {known['schema']}; this program knows {schema.VERSION}",
+                received=f"velodrome {origin.velodrome}, schema {origin.schema}; this program knows {schema.VERSION}",
                 remedy="upgrade velodrome",
             )
-        return decode(bytes(sealed.backup), Backup)
+        return decode(payload, Backup)
 
     def others(self, id_: str) -> str:
         """What to do where a backup is damaged."""
@@ -227,6 +240,16 @@ def open_backups(
             remedy="give encrypted backups a place of their own",
         )
     return BackupPlace(EncryptedObjects(objects, key), scratch)
+
+
+def _opened(data: bytes, id_: str) -> tuple[bytes, _Origin] | None:
+    """What a manifest says; None where it is not the one of that backup, or not as it was written."""
+    try:
+        sealed = msgspec.json.decode(data, type=_Sealed)
+        payload, origin = bytes(sealed.backup), msgspec.json.decode(sealed.backup, type=_Origin)
+    except msgspec.MsgspecError:
+        return None
+    return (payload, origin) if digest_bytes(payload) == sealed.digest and origin.id == id_ else None
 
 
 def _folder(path: Path, new: bool) -> FolderObjects:

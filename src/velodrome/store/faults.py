@@ -61,8 +61,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """Harm to one call.
 
     Attributes:
-        call: which call is harmed, from 1, of those whose name begins with `of`: "" all of the plan's, "blobs" those of
-            blob stores, "ledger.commit" commits alone.
+        call: which call is harmed, from 1, of those that are `of` this: "" all of the plan's, "blobs" those of blob stores,
+            "ledger.commit" commits alone.
         times: how many such calls in a row are harmed, from that one on.
         after: `fail` and `kill` come when the call was carried out.
         seconds: of a `delay`.
@@ -122,8 +122,8 @@ class FaultPlan:
         with self._lock:
             self.calls.append(name)
             for fault in self._faults:
-                if name.startswith(fault.of):
-                    turn = sum(call.startswith(fault.of) for call in self.calls)
+                if _is_of(name, fault.of):
+                    turn = sum(_is_of(call, fault.of) for call in self.calls)
                     if fault.call <= turn < fault.call + fault.times:
                         return len(self.calls), fault
             return len(self.calls), None
@@ -331,6 +331,10 @@ class FaultyLedger(Ledger):
 
     def close(self) -> None:
         self.inner.close()
+
+
+def _is_of(name: str, what: str) -> bool:
+    return what in ("", name, name.partition(".")[0])
 
 
 def _refusal(fault: Fault, name: str, number: int) -> StorageError:

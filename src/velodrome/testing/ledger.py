@@ -27,7 +27,7 @@ from velodrome.store.ledger import (
 )
 from velodrome.testing.facts import FactConformance
 
-__all__ = ["LedgerConformance", "Sample"]
+__all__ = ["BulkConformance", "LedgerConformance", "Sample"]
 
 _NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -39,7 +39,52 @@ class Sample(Record, frozen=True, kw_only=True, tag="sample"):
     weight: float = 0.5
 
 
-class LedgerConformance(FactConformance):
+class BulkConformance:
+    """The part of the contract that is about many rows at a time: for lineage, audit, collection and backup."""
+
+    def test_many_rows_are_read_at_once(self, ledger: Ledger) -> None:
+        nodes = [f"node-{number:04}" for number in range(500)]
+        ledger.commit([Link(node, "end", "r") for node in nodes], actor="ann", now=_NOW)
+        found = ledger.rows("edge", "src", ["absent", *reversed(nodes[:400])])
+        assert sorted(found) == [(node, "r", "end") for node in nodes[:400]]
+        assert len(ledger.rows("edge", "dst", ["end"])) == 500
+        assert ledger.rows("pointer", "subject", []) == []
+
+    def test_a_dump_sees_one_moment_and_hinders_nobody(self, ledger: Ledger) -> None:
+        ledger.commit([Put(Sample(number=number)) for number in range(500)], actor="ann", now=_NOW)
+        whole = list(ledger.dump())
+        dump = ledger.dump()
+        seen = [next(dump)]
+        ledger.commit([Put(Sample(number=500)), Move("p", None, "1", "m")], actor="ann", now=_NOW)
+        assert [*seen, *dump] == whole
+        left = ledger.dump()
+        next(left)
+        left.close()
+        ledger.commit([Append("s", "t")], actor="ann", now=_NOW)
+
+    def test_a_ledger_is_filled_whole_or_not_at_all_and_only_when_empty(self, ledger: Ledger) -> None:
+        columns = (1, "0" * 64, "sample", "n", "2026-01-02T03:04:05.000000+00:00", "ann", b"{}")
+        rows: list[Batch] = [("record", [columns]), ("edge", [("a", "r", "b")])]
+        with pytest.raises(StorageError):
+            ledger.fill([*rows, rows[0]])
+        assert list(ledger.dump()) == []
+        ledger.fill(rows)
+        assert sorted(ledger.dump()) == sorted(rows)
+        with pytest.raises(StateError):
+            ledger.fill([])
+
+    def test_a_dump_may_be_of_some_tables_and_of_the_newest_records(self, ledger: Ledger) -> None:
+        for number in range(3):
+            ledger.commit(
+                [Put(Sample(number=number)), Append("s", "t"), Link("a", str(number), "r")], actor="ann", now=_NOW
+            )
+        rows = {table: list(rows) for table, rows in ledger.dump("record", "edge", after=2)}
+        assert rows["edge"] == [("a", "r", "0"), ("a", "r", "1"), ("a", "r", "2")]
+        assert [row[:2] for row in rows["record"]] == [(3, digest_record(Sample(number=2)))]
+        assert rows.keys() == {"edge", "record"}
+
+
+class LedgerConformance(FactConformance, BulkConformance):
     """The contract of `Ledger`, one test a sentence."""
 
     def reopen(self, ledger: Ledger) -> Ledger:
@@ -180,47 +225,6 @@ class LedgerConformance(FactConformance):
         ledger.commit([Append("s", "t")], actor="ann", now=_NOW)
         assert len(other.events("s")) == 1
         other.close()
-
-    def test_many_rows_are_read_at_once(self, ledger: Ledger) -> None:
-        nodes = [f"node-{number:04}" for number in range(500)]
-        ledger.commit([Link(node, "end", "r") for node in nodes], actor="ann", now=_NOW)
-        found = ledger.rows("edge", "src", ["absent", *reversed(nodes[:400])])
-        assert sorted(found) == [(node, "r", "end") for node in nodes[:400]]
-        assert len(ledger.rows("edge", "dst", ["end"])) == 500
-        assert ledger.rows("pointer", "subject", []) == []
-
-    def test_a_dump_sees_one_moment_and_hinders_nobody(self, ledger: Ledger) -> None:
-        ledger.commit([Put(Sample(number=number)) for number in range(500)], actor="ann", now=_NOW)
-        whole = list(ledger.dump())
-        dump = ledger.dump()
-        seen = [next(dump)]
-        ledger.commit([Put(Sample(number=500)), Move("p", None, "1", "m")], actor="ann", now=_NOW)
-        assert [*seen, *dump] == whole
-        left = ledger.dump()
-        next(left)
-        left.close()
-        ledger.commit([Append("s", "t")], actor="ann", now=_NOW)
-
-    def test_a_ledger_is_filled_whole_or_not_at_all_and_only_when_empty(self, ledger: Ledger) -> None:
-        columns = (1, "0" * 64, "sample", "n", "2026-01-02T03:04:05.000000+00:00", "ann", b"{}")
-        rows: list[Batch] = [("record", [columns]), ("edge", [("a", "r", "b")])]
-        with pytest.raises(StorageError):
-            ledger.fill([*rows, rows[0]])
-        assert list(ledger.dump()) == []
-        ledger.fill(rows)
-        assert sorted(ledger.dump()) == sorted(rows)
-        with pytest.raises(StateError):
-            ledger.fill([])
-
-    def test_a_dump_may_be_of_some_tables_and_of_the_newest_records(self, ledger: Ledger) -> None:
-        for number in range(3):
-            ledger.commit(
-                [Put(Sample(number=number)), Append("s", "t"), Link("a", str(number), "r")], actor="ann", now=_NOW
-            )
-        rows = {table: list(rows) for table, rows in ledger.dump("record", "edge", after=2)}
-        assert rows["edge"] == [("a", "r", "0"), ("a", "r", "1"), ("a", "r", "2")]
-        assert [row[:2] for row in rows["record"]] == [(3, digest_record(Sample(number=2)))]
-        assert rows.keys() == {"edge", "record"}
 
     def test_racing_writers_are_serialised(self, ledger: Ledger) -> None:
         def count(handle: Ledger) -> None:
