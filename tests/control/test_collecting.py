@@ -27,6 +27,7 @@ from velodrome.data.fields import Field
 from velodrome.data.layout import materialise
 from velodrome.data.snapshots import Taken, find_snapshot, quarantine, scan, take_snapshot
 from velodrome.registry.anchors import Anchor
+from velodrome.registry.comparison import compare
 from velodrome.registry.environment import describe_environment
 from velodrome.registry.provenance import collect_provenance
 from velodrome.registry.runs import (
@@ -35,7 +36,6 @@ from velodrome.registry.runs import (
     RunState,
     begin_attempt,
     code_of,
-    compare,
     fail,
     find_by_key,
     finish,
@@ -488,6 +488,7 @@ class Race:
         self.version = place.version(place.finished(snapshot=self.old.digest), VersionState.REJECTED)
         self.unregistered = place.finished()
         self.failed = place.failed()
+        self.refit = place.failed(judge=place.finished().id)
         place.snapshot(4)
 
     def judged_again(self) -> str:
@@ -509,12 +510,19 @@ class Race:
         fail(self.place.ws, self.failed.id, "Error", "again")
         return f"run:{self.failed.id}"
 
+    def refit_resumed(self) -> str:
+        begin_attempt(self.place.ws, self.refit.id)
+        fail(self.place.ws, self.refit.id, "Error", "again")
+        return f"run:{self.refit.judge}"
+
     def taken_again(self) -> str:
         self.place.snapshot(3)
         return self.old.digest
 
 
-@pytest.mark.parametrize("deed", ["judged_again", "registered", "resumed", "failed_again", "taken_again"])
+@pytest.mark.parametrize(
+    "deed", ["judged_again", "registered", "resumed", "failed_again", "refit_resumed", "taken_again"]
+)
 def test_who_comes_before_the_collector_keeps_the_thing(place: Place, deed: str) -> None:
     race = Race(place)
     standing = survey(place.ws.ledger)
@@ -525,7 +533,7 @@ def test_who_comes_before_the_collector_keeps_the_thing(place: Place, deed: str)
     assert healthy(place.ruled())
 
 
-@pytest.mark.parametrize("deed", ["judged_again", "registered", "resumed", "failed_again"])
+@pytest.mark.parametrize("deed", ["judged_again", "registered", "resumed", "failed_again", "refit_resumed"])
 def test_who_comes_after_the_collector_is_refused(place: Place, deed: str) -> None:
     race = Race(place)
     collect(place.ws)

@@ -1,5 +1,6 @@
 """A run proves itself: steps done again from a checkpoint, and all of it from its record alone."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -54,3 +55,12 @@ def test_a_run_without_a_record_that_leads_back_is_named(project: Project) -> No
 
 def _runs(project: Project) -> Any:
     return project.json("runs", "list")["runs"]
+
+
+def test_a_trace_of_some_steps_opens_where_traces_are_looked_at(make_project: Callable[..., Project]) -> None:
+    project = make_project(rows=3000)
+    project.json("run", "recipe.py", "--profile", "trace.json")
+    trace = json.loads((project.folder / "trace.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert "ProfilerStep#10" in names
+    assert any("addmm" in str(name) for name in names)

@@ -48,6 +48,7 @@ def run(
         list[str] | None,
         typer.Option("--allow-missing", help="Go on from a checkpoint that lacks this: it is not reproducible then."),
     ] = None,
+    profile: Annotated[Path | None, typer.Option("--profile", help="Write a trace of some steps here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Data, checks, training, evaluation, gates, approval: all of a recipe, or what of it is not done yet."""
@@ -68,6 +69,7 @@ def run(
             seed=seed,
             fresh=fresh,
             allow_missing=tuple(allow_missing or ()),
+            profile=profile,
         )
         if as_json:
             print_json(result)

@@ -112,6 +112,7 @@ def run(
     seed: int = 0,
     fresh: bool = False,
     allow_missing: tuple[str, ...] = (),
+    profile: Path | None = None,
     tags: Tags | None = None,
 ) -> Result:
     """Do what the recipe says, or what of it is not done yet.
@@ -120,6 +121,7 @@ def run(
         file: the recipe's file; its project's modules are part of what the run is named by. In a notebook `cells` instead.
         fresh: train again although the same run is recorded.
         allow_missing: what a checkpoint that is restored may lack; the run is then recorded as restored in part.
+        profile: where a trace of some steps goes, for Perfetto or Chrome; what is found done has none.
         tags: set on the run that is judged, and on its refit, as soon as they are recorded.
 
     Raises:
@@ -128,18 +130,25 @@ def run(
     """
     with ws.writing():
         declared = declare(ws, recipe, source_of(ws, file, cells), seed, tags=tags)
-        result = execute(ws, declared, fresh=fresh, allow_missing=allow_missing)
+        result = execute(ws, declared, fresh=fresh, allow_missing=allow_missing, profile=profile)
         if tags:
             tag(ws, result.artifact_run, tags)  # which may have been there before
         anchor_if_due(ws)
         return result
 
 
-def execute(ws: Workspace, declared: Declared, *, fresh: bool = False, allow_missing: tuple[str, ...] = ()) -> Result:
+def execute(
+    ws: Workspace,
+    declared: Declared,
+    *,
+    fresh: bool = False,
+    allow_missing: tuple[str, ...] = (),
+    profile: Path | None = None,
+) -> Result:
     """Everything after the declaration. Raises as `run`."""
     begun = ws.clock.monotonic()
     with hold(ws.lock(f"run-{declared.key}"), ws.holder):
-        judge = train(ws, declared, fresh=fresh, allow_missing=allow_missing)
+        judge = train(ws, declared, fresh=fresh, allow_missing=allow_missing, profile=profile)
         known = settlement_of(ws, judge.run.id)
         done = known is not None and known.settled and known.terms == _terms(declared.recipe)
         decision = known if known and done else _decide(ws, declared, judge, known, fresh)

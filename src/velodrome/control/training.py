@@ -6,6 +6,7 @@ A kill at any point leaves a run that is not finished; the same call finds it by
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from velodrome.control.declaring import Declared
@@ -69,12 +70,14 @@ def train(
     fresh: bool = False,
     again: Run | None = None,
     allow_missing: tuple[str, ...] = (),
+    profile: Path | None = None,
 ) -> Trained:
     """The finished run of what was declared, or its refit on all rows when `judge` is given.
 
     Args:
         again: the run that this one reproduces.
         allow_missing: what a checkpoint may lack (`velodrome.training.torch_state.ITEMS`).
+        profile: where a trace of some steps goes.
 
     Raises:
         DataError, TrainingError, ArtifactError: the run is recorded as failed, with the reason; what is earlier stays.
@@ -89,7 +92,7 @@ def train(
         return Trained(run, outcome, found=True)
     run = run or _start(ws, declared, key, judge, again)
     _tag(ws, declared, run)
-    assignment = Assignment(ws, declared, run, judge, allow_missing)
+    assignment = Assignment(ws, declared, run, judge, allow_missing, profile)
     while True:
         try:
             return Trained(run, assignment.attempt(), found=False)
@@ -137,6 +140,7 @@ class Assignment:
     run: Run
     judge: Trained | None = None
     allow_missing: tuple[str, ...] = ()
+    profile: Path | None = None
     passed_over: tuple[int, ...] = ()
 
     def attempt(self) -> Outcome:
@@ -182,6 +186,7 @@ class Assignment:
             planned_steps=judge.outcome.planned_steps if judge else None,
             passed_over=self.passed_over,
             allow_missing=self.allow_missing,
+            profile=self.profile,
         )
 
     def _account(self, attempt: int, watch: Stopwatch) -> None:

@@ -37,6 +37,7 @@ from velodrome.training.schedules import factor
 from velodrome.training.telemetry import telemetry
 from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
 from velodrome.training.torch_optimizers import Average, Freezer, make_stepper
+from velodrome.training.torch_profile import profiled
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights, restore_weights
 from velodrome.training.torch_step import Objective, Scaler
 from velodrome.training.work import Fitted, Work
@@ -112,6 +113,7 @@ class _Training:
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
         self._copy = StateCopy(self.state)
         self._new_after = self._done = 0
+        self._tick: Callable[[], None] = lambda: None
         every = 0 if len(work.validation) else self.batches.steps_per_epoch
         self.checkpointer = Checkpointer(
             work.ws,
@@ -131,6 +133,7 @@ class _Training:
                 work.ws.progress.task("train", self.plan.stop_at) as task,
                 watched(work.watch, work.ws.clock, stall, work.tell),
                 telemetry(work.recorder, lambda: self._done),
+                profiled(work.profile) as self._tick,
                 leaving_on_request() as asked,
             ):
                 task.advance(memory.step)
@@ -182,6 +185,7 @@ class _Training:
 
     def due(self, step: int, now: float) -> bool:
         self._done = step
+        self._tick()
         if step == self._new_after:
             self.work.watch.redo(False)
         return self.checkpointer.due(step, now)

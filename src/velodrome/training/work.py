@@ -6,6 +6,7 @@ equal weights; a `fit` that was killed and is called again with the same run goe
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -53,6 +54,7 @@ class Work:
         tell: records an event of the run, by its type and body.
         passed_over: steps (from 0) whose batches an attempt before found to diverge.
         allow_missing: items that a checkpoint may lack.
+        profile: where a trace of some steps goes.
     """
 
     ws: Workspace
@@ -73,6 +75,7 @@ class Work:
     planned_steps: int | None = None
     passed_over: tuple[int, ...] = ()
     allow_missing: tuple[str, ...] = ()
+    profile: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
