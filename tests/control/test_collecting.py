@@ -107,7 +107,7 @@ class Place:
         attempt = begin_attempt(self.ws, run.id)
         checkpointer = Checkpointer(self.ws, run.id, attempt, flush=list)
         for step in range(checkpoints):
-            checkpointer.save(step, f"{run.id} {step}".encode)
+            checkpointer.save(step, state(f"{run.id} {step}"))
         checkpointer.close()
         with SeriesWriter(self.ws, run.id, attempt) as writer:
             writer.log(1, loss=0.5)
@@ -132,6 +132,11 @@ class Place:
         return set(self.ws.blobs.list()) - {
             one for anchor in anchors for lists in anchor.lists.values() for one in lists
         }
+
+
+def state(text: str) -> Callable[[], Callable[[], bytes]]:
+    """What a checkpointer saves."""
+    return lambda: text.encode
 
 
 def given(collected: Collected) -> list[tuple[str, str]]:

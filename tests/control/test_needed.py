@@ -243,7 +243,7 @@ class Loops:
         number = begin_attempt(self.ws, run)
         checkpointer = Checkpointer(self.ws, run, number, flush=list)
         for step in range(saves):
-            checkpointer.save(step, f"{run} {number} {step}".encode)
+            checkpointer.save(step, state(f"{run} {number} {step}"))
         checkpointer.close()
         if end is RunState.FAILED:
             fail(self.ws, run, "Error", "it did")
@@ -261,6 +261,11 @@ class Loops:
     def tree(self, digest: Digest) -> Iterator[str]:
         yield digest
         yield from (leaf.digest for leaf in read_tree(self.ws.blobs, digest).values())
+
+
+def state(text: str) -> Callable[[], Callable[[], bytes]]:
+    """What a checkpointer saves."""
+    return lambda: text.encode
 
 
 @pytest.mark.slow

@@ -173,13 +173,26 @@ def test_a_ledger_that_hangs_keeps_nobody_waiting(faulty: tuple[Workspace, Fault
     assert curve(ws, "r") == [(step, float(step)) for step in range(1, 6)]
 
 
+def test_the_last_shipment_is_tried_again(faulty: tuple[Workspace, FaultyLedger]) -> None:
+    ws, ledger = faulty
+    writer = SeriesWriter(ws, "r", 1, seconds=3600)
+    writer.log(1, loss=0.5)
+    ledger.faults = ["before", "before"]
+    report = writer.close()
+    report.require_whole()
+    assert (report.kept, report.waiting) == (1, 0)
+
+
 def test_points_that_could_not_be_committed_wait_in_the_spool(faulty: tuple[Workspace, FaultyLedger]) -> None:
     ws, ledger = faulty
     writer = SeriesWriter(ws, "r", 1, seconds=3600)
     writer.log(1, loss=0.5, lr=0.1)
-    ledger.faults = ["before"]
+    ledger.away = True
     report = writer.close()
-    assert (report.kept, report.waiting, report.lost, report.failures) == (0, 2, 0, 1)
+    assert (report.kept, report.waiting, report.lost, report.failures) == (0, 2, 0, 5)
+    with pytest.raises(StorageError, match="could not be brought into the ledger"):
+        report.require_whole()
+    ledger.away = False
     (left,) = ship_leftovers(ws)
     assert (left.run, left.attempt, left.points) == ("r", 1, 2)
     assert curve(ws, "r") == [(1, 0.5)]
@@ -191,7 +204,7 @@ def test_the_next_attempt_ships_what_the_one_before_left(faulty: tuple[Workspace
     """At once, or when the ledger is back; and never what belongs to others."""
     ws, ledger = faulty
     for run in ("r", "r1"):
-        ledger.faults = ["before"]
+        ledger.faults = ["before"] * 5
         writer = SeriesWriter(ws, run, 1, seconds=3600)
         writer.log(1, loss=0.5)
         writer.close()
@@ -222,7 +235,7 @@ def test_the_spool_of_a_living_process_is_left_alone(ws: Workspace) -> None:
 def test_what_a_collected_run_left_goes_with_it(faulty: tuple[Workspace, FaultyLedger]) -> None:
     ws, ledger = faulty
     ws.commit(Move("run:r", None, "running/1", "run.started"))
-    ledger.faults = ["before"]
+    ledger.faults = ["before"] * 5
     writer = SeriesWriter(ws, "r", 1, seconds=3600)
     writer.log(1, loss=0.5)
     writer.close()
@@ -236,7 +249,7 @@ def test_a_run_that_is_collected_while_its_leftover_is_shipped_stays_empty(
 ) -> None:
     ws, ledger = faulty
     ws.commit(Move("run:r", None, "failed/1", "run.failed"))
-    ledger.faults = ["before"]
+    ledger.faults = ["before"] * 5
     writer = SeriesWriter(ws, "r", 1, seconds=3600)
     writer.log(1, loss=0.5)
     writer.close()
@@ -247,7 +260,7 @@ def test_a_run_that_is_collected_while_its_leftover_is_shipped_stays_empty(
 
 def test_a_file_that_is_no_spool_keeps_the_others_from_nothing(faulty: tuple[Workspace, FaultyLedger]) -> None:
     ws, ledger = faulty
-    ledger.faults = ["before"]
+    ledger.faults = ["before"] * 5
     writer = SeriesWriter(ws, "r", 1, seconds=3600)
     writer.log(1, loss=0.5)
     writer.close()
@@ -499,7 +512,7 @@ def test_kills_while_everything_is_on_its_way_leave_no_gap_and_nothing_twice(ws:
 @pytest.mark.parametrize("acts", ["before", "after"])
 def test_a_leftover_that_the_ledger_does_not_take_stays(faulty: tuple[Workspace, FaultyLedger], acts: str) -> None:
     ws, ledger = faulty
-    ledger.faults = ["before", acts]
+    ledger.faults = [*["before"] * 5, acts]
     writer = SeriesWriter(ws, "r", 1, seconds=3600)
     writer.log(1, loss=0.5)
     writer.close()

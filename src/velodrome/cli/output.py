@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from velodrome.core.errors import ConfigurationError, VelodromeError
+from velodrome.core.errors import ConfigurationError, VelodromeError, name_of
 
 __all__ = ["Json", "moment", "print_error", "print_json", "print_table", "say"]
 
@@ -62,19 +62,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 def print_error(error: VelodromeError, *, as_json: bool) -> None:
     """The error on standard error, as words or as one JSON object."""
+    notes = getattr(error, "__notes__", [])
     if as_json:
         import msgspec
 
         facts = {
-            "error": type(error).__name__,
-            "problem": error.problem,
+            "error": name_of(error),
+            "problem": "; ".join([error.problem, *notes]),
             "received": error.received,
             "remedy": error.remedy,
             "exit_code": int(error.exit_code),
         }
         typer.echo(msgspec.json.encode(facts, enc_hook=repr).decode(), err=True)
     else:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        typer.echo("\n  ".join([f"{name_of(error)}: {error}", *notes]), err=True)
 
 
 def _cell(value: object) -> str:

@@ -37,7 +37,7 @@ from velodrome.store.health import (
 )
 from velodrome.store.holds import ended_holds
 from velodrome.store.ledger import Ledger, Stored
-from velodrome.store.leftovers import find_leftovers, remove_leftovers
+from velodrome.store.leftovers import find_leftovers, leftover_folders, remove_leftovers
 from velodrome.store.transfer import unreadable
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
@@ -197,7 +197,7 @@ def _places(seen: _Seen) -> Iterator[Finding]:
 
 def _leftovers(seen: _Seen) -> Iterator[Finding]:
     ws, folder = seen.ws, blob_folder(seen.ws.blobs)
-    folders = [ws.store, ws.holds, ws.cache, ws.cache / "layouts", *([folder / "incoming"] if folder else [])]
+    folders = [*leftover_folders(ws), *([folder / "incoming"] if folder else [])]
     left = [*find_leftovers(folders, seen.now - _grace(ws)), *ended_holds(ws.holds)]
     if left:
         text = f"killed processes left {left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}"

@@ -35,10 +35,10 @@ KINDS = Kinds(
         ("checkpoint", "environment", "failure", "fragment", "outcome", "profile", "provenance", "report"),
     ),
     passive=("checkpoints:", REPLACED),
-    roles=frozenset(("parent",)),
+    roles=frozenset(("parent", "reproduces")),
     told=("alias:", "checkpoints:", "dataset:"),
 )
-"""Every kind of record; a test compares. That a snapshot came after another does not make it rest on that one."""
+"""Every kind of record; a test compares. What came after something, or does it again, does not rest on it."""
 
 _TOMBSTONE = tombstone("")
 _MAY_STAND = (VersionState.DRAFT, VersionState.CANDIDATE, VersionState.APPROVED)

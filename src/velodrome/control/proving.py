@@ -23,7 +23,7 @@ from velodrome.core.values import describe
 from velodrome.data.snapshots import Snapshot, Taken
 from velodrome.registry.differences import flatten
 from velodrome.registry.environment import Environment
-from velodrome.registry.runs import Run, get_run, outcome_of
+from velodrome.registry.runs import Run, get_run, outcome_of, require_whole
 from velodrome.registry.series import read_histories
 from velodrome.store.files import temporary_folder, within, write_atomic
 from velodrome.store.ledger import read_record
@@ -162,13 +162,18 @@ class _Kept:
 
 @contextmanager
 def _declared(ws: Workspace, run: Run) -> Iterator[Declared]:
-    """What the run was made from, with its code laid out in a folder that lasts as long as the block."""
+    """What the run was made from, with its code laid out in a folder that lasts as long as the block, as do its bytes.
+
+    Raises:
+        ConfigurationError: it was made from no recipe. Gone: it, or what it was made from, was collected.
+    """
     if not run.entry or run.type == "track" or run.snapshot is None:
         raise ConfigurationError(
             f"the run {run.id} is of a script or notebook, which velodrome does not execute",
             remedy="run it again yourself, and compare: velodrome runs compare",
         )
-    with temporary_folder(ws.store / "scratch") as folder:
+    with ws.writing(), temporary_folder(ws.store / "scratch") as folder:
+        require_whole(ws, run.id)
         root = folder.resolve()
         for path, leaf in read_tree(ws.blobs, run.code).items():
             write_atomic(within(root, path), ws.blobs.read(leaf.digest))

@@ -203,7 +203,8 @@ class Assignment:
                 self.work(rows, attempt, recorder, watch)
             )
         finally:
-            recorder.close()
+            report = recorder.close()
+        report.require_whole()
         artifact = save(ws, _manifest(declared, run, rows, fitted), fitted.files)
         outcome = Outcome(
             run=run.id,

@@ -66,6 +66,7 @@ __all__ = [
     "UnsafeArtifact",
     "VelodromeError",
     "WrongKey",
+    "name_of",
     "nearest",
 ]
 
@@ -220,6 +221,16 @@ class UnsafeArtifact(ArtifactError):
 
 class Refused(VelodromeError):
     exit_code = ExitCode.REFUSED
+
+
+def name_of(error: BaseException) -> str:
+    """The name of an error's class, or of the nearest above it that is public.
+
+    >>> class _Private(StorageError): ...
+    >>> name_of(_Private("x"))
+    'StorageError'
+    """
+    return next(each.__name__ for each in type(error).__mro__ if not each.__name__.startswith("_"))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

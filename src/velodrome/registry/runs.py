@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from velodrome.core.digest import Digest
-from velodrome.core.errors import NotFound, StateError, VelodromeError, nearest
+from velodrome.core.errors import NotFound, StateError, VelodromeError, name_of, nearest
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
 from velodrome.registry.facts import facts_of, known_of, record_facts
@@ -307,7 +307,7 @@ def record_failure(ws: Workspace, run_id: str, error: Exception) -> None:
     """As `fail`, for an error that is on its way to the user: where it cannot be recorded, the error says so beside its cause."""
     problem = error.problem if isinstance(error, VelodromeError) else str(error)
     try:
-        fail(ws, run_id, type(error).__name__, problem)
+        fail(ws, run_id, name_of(error), problem)
     except VelodromeError as second:
         error.add_note(f"and it could not be recorded: {second.problem}")
 

@@ -55,6 +55,8 @@ _SLICE = 2048
 _LONGEST_NAME = 400
 """Bytes of the longest name of a series, since databases have a limit for what they index."""
 
+_LAST_TRIES = 5
+
 _Logged: TypeAlias = tuple[int, Mapping[str, float]]
 _Column: TypeAlias = "tuple[array[int], array[float]]"
 
@@ -77,6 +79,19 @@ class SeriesReport(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     failures: int
     problem: str
+
+    def require_whole(self) -> None:
+        """Refuse to end a run whose histories are not all in the ledger: another attempt brings them there.
+
+        Raises:
+            StorageError: points wait in the spool.
+        """
+        if self.waiting:
+            raise StorageError(
+                "the histories of the run could not be brought into the ledger",
+                received=f"{self.waiting} points wait in the spool: {self.problem}",
+                remedy="run the same again when the ledger is back: it goes on from there",
+            )
 
 
 class Leftover(msgspec.Struct, frozen=True):
@@ -141,12 +156,20 @@ class SeriesWriter:
         self.close()
 
     def _finished(self) -> SeriesReport:
-        done = self.flush() and (not self._tally.taken or self._attempted(lambda: settle_facts(self._ws, self._run)))
+        done = self._shipped() and (not self._tally.taken or self._attempted(lambda: settle_facts(self._ws, self._run)))
         self._outbox.close(remove=done)
         report = self._tally.report()
         if report.problem:
             logger().warning("series.incomplete", **msgspec.structs.asdict(report))
         return report
+
+    def _shipped(self) -> bool:
+        """Whether the last shipment arrived; one that fails is tried again, since whoever ends a run needs the ledger anyway."""
+        for attempt in range(_LAST_TRIES):
+            if self.flush():
+                return True
+            self._ws.clock.sleep(0.1 * attempt)
+        return False
 
     def _thread(self, name: str, act: Callable[[], object], seconds: float) -> threading.Thread:
         def regularly() -> None:

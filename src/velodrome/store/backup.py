@@ -23,7 +23,7 @@ from velodrome.core.errors import ConfigurationError, IntegrityError, LedgerVers
 from velodrome.store import schema
 from velodrome.store.blobs import Blob
 from velodrome.store.encryption import EncryptedObjects
-from velodrome.store.files import temporary_folder
+from velodrome.store.files import temporary_file, temporary_folder
 from velodrome.store.health import Tally, tallied, tally
 from velodrome.store.keys import WrappingKey
 from velodrome.store.ledger import Ledger
@@ -174,8 +174,10 @@ class BackupPlace:
         """
         with temporary_folder(folder) as temporary:
             path = temporary / "ledger.db"
-            with _part_of(backup, "ledger"), path.open("wb") as out:
+            with _part_of(backup, "ledger"), temporary_file(temporary) as (draft, out):
                 self.blobs.copy_to(backup.ledger.digest, out)
+                out.flush()
+                draft.replace(path)
             with closing(SqliteLedger(path)) as ledger:
                 yield ledger
 

@@ -11,10 +11,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from velodrome.store.files import remove_tree
+from velodrome.store.workspace import Workspace
 
-__all__ = ["find_leftovers", "remove_leftovers"]
+__all__ = ["find_leftovers", "leftover_folders", "remove_leftovers"]
 
 _IDLE = timedelta(hours=1)
+
+
+def leftover_folders(ws: Workspace) -> list[Path]:
+    """Where they lie; the blobs look after their own."""
+    return [ws.store, ws.holds, ws.cache, ws.cache / "layouts", ws.store / "scratch"]
 
 
 def find_leftovers(folders: Iterable[Path], before: datetime) -> list[Path]:

@@ -19,7 +19,7 @@ from velodrome.core.digest import Digest
 from velodrome.core.errors import IntegrityError, MissingBlob, StorageError
 from velodrome.store.blobs import Blob, Blobs
 from velodrome.store.cache import CachedBlobs
-from velodrome.store.files import temporary_folder
+from velodrome.store.files import temporary_file, temporary_folder
 
 __all__ = ["Carried", "carry", "origin", "unreadable"]
 
@@ -104,8 +104,10 @@ def _carry(blob: Blob, source: Blobs, target: Blobs, path: Path) -> type[Storage
 def _fetched(blob: Blob, source: Blobs, path: Path) -> bytes | Path:
     if blob.size <= _IN_MEMORY:
         return source.read(blob.digest)
-    with path.open("wb") as out:
+    with temporary_file(path.parent) as (draft, out):
         source.copy_to(blob.digest, out)
+        out.flush()
+        draft.replace(path)
     return path
 
 

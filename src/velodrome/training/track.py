@@ -34,7 +34,7 @@ from velodrome.registry.runs import (
     start,
 )
 from velodrome.registry.series import SeriesKind, history_digest, kind_of
-from velodrome.registry.series_writer import SeriesWriter
+from velodrome.registry.series_writer import SeriesReport, SeriesWriter
 from velodrome.registry.tags import Tags, check_tags, tag
 from velodrome.registry.versions import Version, register
 from velodrome.store.ledger import Put, digest_record
@@ -116,11 +116,12 @@ class TrackedRun:
         self.version = register(self._ws, model=self._run.name, run=self.id, artifact=self.artifact, report=None)
         return self.version
 
-    def _end(self) -> None:
+    def _end(self) -> SeriesReport:
         try:
             self._checkpointer.close()
         finally:
-            self._recorder.close()
+            report = self._recorder.close()
+        return report
 
 
 @contextmanager
@@ -177,7 +178,7 @@ def _recorded(ws: Workspace, run: Run) -> Iterator[TrackedRun]:
             error.add_note(f"and its end could not be saved: {second.problem}")
         record_failure(ws, run.id, error)
         raise
-    tracked_run._end()
+    tracked_run._end().require_whole()
     seconds = ws.clock.monotonic() - begun
     history = history_digest(ws, run.id)
     finish(
