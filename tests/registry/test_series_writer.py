@@ -471,7 +471,7 @@ def killed_while_logging(ws: Workspace, attempt: int, first: int, seconds: float
         assert process.stdin
         assert process.stdout
         told = int(process.stdout.readline())
-        size = spooled(ws)
+        size = spooled(ws) if seconds > 1 else 0  # else it is shipped as soon as it is there
         for _ in range(3):
             process.stdin.write("\n")
             process.stdin.flush()
@@ -479,6 +479,8 @@ def killed_while_logging(ws: Workspace, attempt: int, first: int, seconds: float
         if seconds > 1:
             spooled(ws, size)
             told += 1
+        while not any(block.attempt == attempt for block in ws.ledger.blocks("r", "loss")) and not spools(ws):
+            time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL)
     return told
 
