@@ -19,14 +19,13 @@ from velodrome.control.auditing import Audit, anchor
 from velodrome.control.auditing import verify as audit
 from velodrome.control.checkup import missing_blobs
 from velodrome.core.digest import Digest
-from velodrome.core.errors import Conflict, IntegrityError, RunHeld, StateError
+from velodrome.core.errors import IntegrityError, StateError
 from velodrome.store import schema
 from velodrome.store.backup import Backup, BackupPlace, copied_ledger, fill_ledger, require_sound
 from velodrome.store.blobs import Blob
 from velodrome.store.files import remove_tree
 from velodrome.store.health import tally
 from velodrome.store.ledger import Ledger
-from velodrome.store.locks import hold
 from velodrome.store.transfer import carry, origin, unreadable
 from velodrome.store.workspace import Workspace
 
@@ -146,16 +145,7 @@ def mend(ws: Workspace, place: BackupPlace) -> Mended:
 def _alone(ws: Workspace) -> Iterator[Path]:
     """A folder for what lies on this machine meanwhile, while nobody here collects blobs or does what we do."""
     folder = ws.cache / ".backup"  # hidden, so that collection removes what nobody comes back to
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(ws.lock("collection"), ws.holder))
-        except RunHeld as error:
-            raise Conflict(
-                "blobs of this workspace are being collected or backed up",
-                received=error.received,
-                remedy="wait for its end",
-            ) from error
-        stack.enter_context(ws.writing())
+    with ws.collecting(), ws.writing(), ExitStack() as stack:
         remove_tree(folder)  # what a killed one left
         stack.callback(remove_tree, folder)
         yield folder

@@ -12,8 +12,7 @@ Cost: see `store.collection`; a commit for each thing that is given up.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from velodrome.control.auditing import anchor, anchor_if_due
 from velodrome.control.needed import EVER, Standing, imagined, needed, survey
 from velodrome.control.retiring import Given, let_stand, plan, retire
 from velodrome.core.digest import Digest
-from velodrome.core.errors import Conflict, IntegrityError, RunHeld
+from velodrome.core.errors import IntegrityError
 from velodrome.core.units import parse_duration, show_bytes
 from velodrome.data.layout import layouts_beyond
 from velodrome.store.blobs import Entry
@@ -32,7 +31,6 @@ from velodrome.store.collection import Horizon, find_horizon, leads, sweep
 from velodrome.store.holds import ended_holds, oldest_hold
 from velodrome.store.ledger import Ledger
 from velodrome.store.leftovers import find_leftovers, leftover_folders, remove_leftovers
-from velodrome.store.locks import hold
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Collected", "Share", "collect"]
@@ -80,7 +78,7 @@ def collect(ws: Workspace, *, dry_run: bool = False) -> Collected:
         Conflict: a collection, or a backup, of this workspace is at work on this machine.
         IntegrityError: the ledger is damaged, or code or a model that is needed: nothing is collected then.
     """
-    with _alone(ws):
+    with ws.collecting():
         _require_sound(ws.ledger)
         standing = survey(ws.ledger)
         wanted = plan(ws, standing, _since(ws))
@@ -187,17 +185,3 @@ def _require_sound(ledger: Ledger) -> None:
             received=f"{len(problems)} problems",
             remedy="run `velodrome doctor`; nothing was collected",
         )
-
-
-@contextmanager
-def _alone(ws: Workspace) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(ws.lock("collection"), ws.holder))
-        except RunHeld as error:
-            raise Conflict(
-                "blobs of this workspace are being collected or backed up",
-                received=error.received,
-                remedy="wait for its end",
-            ) from error
-        yield

@@ -3,7 +3,8 @@
 import getpass
 import os
 import socket
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -12,12 +13,14 @@ import msgspec
 
 from velodrome.core.clock import Clock, SystemClock
 from velodrome.core.config import Config
+from velodrome.core.errors import Conflict, RunHeld
 from velodrome.core.ids import IdFactory
 from velodrome.core.progress import Progress, Silent
 from velodrome.store.blobs import Blobs
 from velodrome.store.files import make_folder
 from velodrome.store.holds import writing
 from velodrome.store.ledger import Ledger, Write
+from velodrome.store.locks import hold
 from velodrome.store.places import open_blobs, open_ledger
 
 __all__ = ["Workspace", "open_folder"]
@@ -65,6 +68,24 @@ class Workspace:
     def holder(self) -> str:
         """What a lock tells about this process."""
         return f"process {os.getpid()} of {self.actor} on {socket.gethostname()}, since {self.clock.now().isoformat(timespec='seconds')}"
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """A block in which nobody else on this machine collects blobs, or copies all of them.
+
+        Raises:
+            Conflict: somebody does; the message names that process.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold(self.lock("collection"), self.holder))
+            except RunHeld as error:
+                raise Conflict(
+                    "blobs of this workspace are being collected or backed up",
+                    received=error.received,
+                    remedy="wait for its end",
+                ) from error
+            yield
 
     def new_id(self) -> str:
         return self.ids.new(self.clock.now())
