@@ -36,9 +36,10 @@ from velodrome.registry.runs import (
 from velodrome.registry.series import history_digest
 from velodrome.registry.series_writer import SeriesWriter
 from velodrome.registry.tags import tag
+from velodrome.registry.time_spent import TIME, Spent
 from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.workspace import Workspace
-from velodrome.training.accounting import Spent, Stopwatch
+from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import learner_kind
 from velodrome.training.work import Fitted, Histories, RollBack, Work
 
@@ -191,7 +192,7 @@ class Assignment:
 
     def _account(self, attempt: int, watch: Stopwatch) -> None:
         watch.lap(Spent.OTHER)
-        _tell(self.ws, self.run.id, "run.time", {"attempt": attempt, "seconds": watch.spent()})
+        _tell(self.ws, self.run.id, TIME, {"attempt": attempt, "seconds": watch.spent()})
 
     def _execute(self, attempt: int, watch: Stopwatch) -> Outcome:
         ws, declared, run = self.ws, self.declared, self.run

@@ -29,6 +29,7 @@ from velodrome.registry.series import (
     series_facts,
     summarise,
 )
+from velodrome.registry.time_spent import describe_time, time_spent
 from velodrome.store.ledger import Append, Drop, Event, Expect, Fact, Link, Move, Put, Write, digest_record, read_record
 from velodrome.store.rows import moment_text
 from velodrome.store.tombstones import require_kept, tombstone
@@ -161,7 +162,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a run on one page. `last` holds the last value of each series, `failure` why it failed, if it did."""
+    """Everything about a run on one page. `last` holds the last value of each series, `failure` why it failed, if it did,
+    `time` seconds by what they were spent on."""
 
     run: Run
     state: RunState
@@ -171,6 +173,7 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None
     last: dict[str, float]
     tags: dict[str, float | str]
+    time: dict[str, float]
 
     def lines(self) -> list[tuple[str, object]]:
         """(label, value) pairs for a person."""
@@ -181,6 +184,8 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
             rows.append(("failure", f"{self.failure.error}: {self.failure.message}"))
         if self.outcome:
             rows += [(label, getattr(self.outcome, label)) for label in ("artifact", "steps", "rows", "seconds")]
+        if self.time:
+            rows.append(("time", describe_time(self.time)))
         if self.report:
             rows += [(name, estimate.value) for name, estimate in self.report.metrics.items()]
         rows += [(f"last {name}", value) for name, value in self.last.items()]
@@ -360,15 +365,17 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
     """
     run = get_run(ws, reference)
     values = {name: series for name, series in read_histories(ws, run.id).items() if len(series.values)}
+    events = ws.ledger.events(_subject(run.id))
     return RunDetails(
         run=run,
         state=_state(ws, run.id)[0],
-        attempts=_attempts(ws.ledger.events(_subject(run.id))),
+        attempts=_attempts(events),
         outcome=outcome_of(ws, run.id),
         report=report_of(ws, run.id),
         failure=_newest(ws, run.id, "failure", Failure),
         last={name: float(series.values[-1]) for name, series in values.items() if series.kind is SeriesKind.VALUE},
         tags=known_of(ws, run.id, "tags"),
+        time=time_spent(events, ws.ledger.events(f"checkpoints:{run.id}")),
     )
 
 

@@ -1,39 +1,17 @@
-"""Where the time of a run goes: every second falls into one class, and the classes add up to the wall clock.
+"""Where the time of an attempt goes: every second falls into one class, and the classes add up to the wall clock.
 
 A stopwatch is never stopped: each lap gives the time since the lap before to one class, so that nothing is counted twice and
-nothing is left out. Goodput is the share that made progress: forward, backward and optimiser of steps that nobody had done
-before. Cost: a fifth of a microsecond for a lap.
+nothing is left out. Cost: a fifth of a microsecond for a lap.
 """
 
-from collections.abc import Callable, Mapping
-from enum import StrEnum
+from collections.abc import Callable
 
-__all__ = ["Spent", "Stopwatch", "goodput", "total"]
+from velodrome.registry.time_spent import Spent
 
-
-class Spent(StrEnum):
-    """What a second was spent on.
-
-    START: reading data, building and compiling, in a first attempt; RESTART: the same and restoring, in a later one.
-    DATA_WAIT: the loop waited for a batch. CHECKPOINT: it waited for the copy of the state, or for the save before.
-    REDONE: any of data wait, forward, backward and optimiser for steps that an earlier attempt had done already.
-    OTHER: the rest, such as recording, and writing the model at the end.
-    """
-
-    START = "start"
-    RESTART = "restart"
-    DATA_WAIT = "data_wait"
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    OPTIMIZER = "optimizer"
-    EVALUATION = "evaluation"
-    CHECKPOINT = "checkpoint"
-    REDONE = "redone"
-    OTHER = "other"
+__all__ = ["Stopwatch"]
 
 
 _OF_A_STEP = (Spent.DATA_WAIT, Spent.FORWARD, Spent.BACKWARD, Spent.OPTIMIZER)
-_PROGRESS = (Spent.FORWARD, Spent.BACKWARD, Spent.OPTIMIZER)
 
 
 class Stopwatch:
@@ -60,22 +38,3 @@ class Stopwatch:
     def spent(self) -> dict[str, float]:
         """Seconds by class so far, those that are not 0."""
         return {str(spent): seconds for spent, seconds in self._spent.items() if seconds}
-
-
-def total(attempts: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Seconds by class over all attempts of a run."""
-    return {
-        str(spent): sum(each.get(spent, 0.0) for each in attempts.values())
-        for spent in Spent
-        if any(spent in each for each in attempts.values())
-    }
-
-
-def goodput(spent: Mapping[str, float]) -> float:
-    """The share of the time that made progress, from 0 to 1.
-
-    >>> goodput({"forward": 3.0, "backward": 5.0, "optimizer": 1.0, "redone": 1.0})
-    0.9
-    """
-    seconds = sum(spent.values())
-    return sum(spent.get(each, 0.0) for each in _PROGRESS) / seconds if seconds else 0.0

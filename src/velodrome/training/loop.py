@@ -20,7 +20,8 @@ import torch
 from velodrome.core.errors import Diverged, Preempted, TrainingError
 from velodrome.core.progress import Task
 from velodrome.data.torch import Batch
-from velodrome.training.accounting import Spent, Stopwatch
+from velodrome.registry.time_spent import Spent
+from velodrome.training.accounting import Stopwatch
 from velodrome.training.samples import SampleLedger
 from velodrome.training.torch_optimizers import Average, Freezer, Stepper
 from velodrome.training.torch_step import Objective

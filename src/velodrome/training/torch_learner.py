@@ -27,7 +27,7 @@ from velodrome.data.order import EpochOrder
 from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
 from velodrome.registry.runs import resumed
-from velodrome.training.accounting import Spent
+from velodrome.registry.time_spent import Spent
 from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of, newest_verified, require_space
 from velodrome.training.guards import leaving_on_request, watched
 from velodrome.training.learners import Plateau, Torch
@@ -121,7 +121,7 @@ class _Training:
             work.attempt,
             work.recorder.flush,
             interval=Interval.of(learner.checkpoints, every),
-            facts=lambda: {"seconds": work.watch.spent()},
+            facts=lambda: {"attempt": work.attempt, "seconds": work.watch.spent()},
         )
 
     def run(self) -> Memory:

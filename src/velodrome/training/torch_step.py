@@ -13,7 +13,8 @@ import torch
 
 from velodrome.core.counter import derive_seed
 from velodrome.core.errors import OutOfMemory, TrainingError
-from velodrome.training.accounting import Spent, Stopwatch
+from velodrome.registry.time_spent import Spent
+from velodrome.training.accounting import Stopwatch
 
 __all__ = ["LossOf", "Objective", "Scaler"]
 
