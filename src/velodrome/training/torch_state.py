@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from velodrome.core.digest import Digest, Hasher
-from velodrome.core.errors import IntegrityError, TrainingError
+from velodrome.core.errors import IntegrityError, NotFound, TrainingError, nearest
 from velodrome.models.torch import unique_tensors
 from velodrome.training.torch_optimizers import Average, Stepper
 
@@ -81,8 +81,12 @@ class State:
             The items that were missing.
 
         Raises:
+            NotFound: `allow_missing` names what no checkpoint has.
             TrainingError: names all that is missing, extra or different; nothing was changed.
         """
+        for item in allow_missing:
+            if item not in ITEMS:
+                raise NotFound("a checkpoint has no such item", received=item, remedy=nearest(item, ITEMS))
         own = self.tensors()
         lost = self._compare(own, tensors, facts, expected, allow_missing)
         with torch.no_grad():
