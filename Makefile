@@ -18,7 +18,7 @@ demo: $(if $(wildcard $(DEV)),$(DEV),$(DEMO)) ## From real flights to an approve
 	$(BIN)/python examples/flights/demo.py
 
 test: tools ## Everything: format, lint, types, imports, every test.
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 check: tools ## The same without the slow tests: under a minute.
 	$(BIN)/pytest --quiet -m "not slow" --numprocesses 2

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +328,7 @@ def test_whoever_works_meanwhile_raises_no_false_alarm(patient: Patient) -> None
         for step in range(100_000):
             if ended.is_set():
                 break
-            checkpointer.save(step, lambda: os.urandom(500))
+            checkpointer.save(step, lambda: partial(os.urandom, 500))
         checkpointer.close()
 
     thread = threading.Thread(target=train)
@@ -335,6 +336,7 @@ def test_whoever_works_meanwhile_raises_no_false_alarm(patient: Patient) -> None
     try:
         looks = 0
         while looks < 8 or len(patient.ws.ledger.events("checkpoints:r")) < 20:
+            assert thread.is_alive()
             looks += 1
             assert examine(patient.ws, quick=bool(looks % 2)).problems == ()
     finally:
