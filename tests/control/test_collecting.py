@@ -52,6 +52,8 @@ from velodrome.store.trees import put_tree, read_tree
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.checkpoints import Checkpointer, checkpoints_of
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 EVERYTHING = Retention(runs=Limits(count=0), snapshots=Limits(count=0), checkpoints=Limits(count=0))
 WORD = {"reason": "I know better", "actor": "ann"}
 
@@ -444,7 +446,6 @@ def test_a_person_is_told_in_words(place: Place) -> None:
     assert str(lines["blobs"]).endswith("B")
 
 
-@pytest.mark.slow
 def test_the_loop_goes_on_as_if_nothing_had_been_collected(tmp_path: Path) -> None:
     """Month after month, with everything that may go gone in between, and a twin from whom nothing ever goes."""
     config = Config(gc_grace="0s", retention=EVERYTHING)
@@ -673,7 +674,6 @@ def story(ws: Workspace) -> tuple[Any, ...]:
         return pointers, set(ws.blobs.list()) - lists, blocks, ended
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_collection_that_is_stopped_anywhere_is_finished_by_the_next(tmp_path: Path, after: bool) -> None:
     config = Config(gc_grace="0s", retention=EVERYTHING)

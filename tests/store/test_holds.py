@@ -36,6 +36,7 @@ def test_a_hold_ends_with_the_block_however_that_ends(tmp_path: Path) -> None:
     assert oldest_hold(tmp_path, CLOCK) is None
 
 
+@pytest.mark.slow
 def test_a_killed_process_holds_no_more(tmp_path: Path) -> None:
     program = (
         "import sys, time; from velodrome.store.workspace import open_folder\n"
