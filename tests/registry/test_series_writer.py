@@ -378,7 +378,9 @@ class Rude:
         raise RuntimeError("do not ask")
 
 
-@pytest.mark.parametrize("value", [None, "1,5", [1.0], Rude(), 10**400, torch.ones(2)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [None, "1,5", [1.0], Rude(), 10**400, torch.ones(2)], ids=lambda value: type(value).__name__
+)
 def test_one_bad_value_costs_nothing_but_itself(ws: Workspace, value: float) -> None:
     with SeriesWriter(ws, "r", 1, seconds=3600) as writer:
         for step in range(1, 10):

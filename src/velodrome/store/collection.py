@@ -176,7 +176,9 @@ def find_horizon(ws: Workspace, grace: timedelta, *, dry: bool = False) -> tuple
     if probe not in entries:
         raise StorageError("the blobs do not list what was just put", received=probe, remedy="try again")
     ws.blobs.delete(probe)
-    stamp = entries.pop(probe).time
+    stamp = entries.pop(
+        probe
+    ).time  # of a moment before `ended`: what is shifted by the difference lies early, if anything
     return entries, Horizon(moment, min(stamp - grace, _shifted(hold, stamp - ended) if hold else stamp))
 
 
