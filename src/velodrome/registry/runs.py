@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from velodrome.core.digest import Digest
-from velodrome.core.errors import NotFound, StateError, VelodromeError, name_of, nearest
+from velodrome.core.errors import IntegrityError, NotFound, StateError, VelodromeError, name_of, nearest
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
 from velodrome.registry.facts import facts_of, known_of, record_facts
@@ -336,7 +336,12 @@ def get_run(ws: Workspace, reference: str) -> Run:
     if not found:
         known = [pointer.subject.removeprefix("run:") for pointer in ws.ledger.pointers("run:")]
         raise NotFound("there is no such run", received=reference, remedy=nearest(reference, known))
-    return read_record(ws.ledger, ws.ledger.edges(found[0], role="record")[0].dst, Run)
+    edges = ws.ledger.edges(found[0], role="record")
+    if not edges:
+        raise IntegrityError(
+            f"nothing leads from {found[0]!r} to its record", remedy="run `velodrome doctor`; restore a backup"
+        )
+    return read_record(ws.ledger, edges[0].dst, Run)
 
 
 def outcome_of(ws: Workspace, run_id: str) -> Outcome | None:
