@@ -77,6 +77,7 @@ def predictions(project: Quick) -> bytes:
 
 def test_a_project_goes_on_from_its_backup(trained: Quick) -> None:
     where = str(trained.folder / "backups")
+    trained.json("run", "recipe.py")  # in the environment of the commands below
     first = trained.json("backup", where)
     assert first["carried"] == first["backup"]["blobs"] > 10
     assert trained.json("backup", where)["carried"] == 0

@@ -194,11 +194,10 @@ def decode_state(data: bytes | memoryview) -> tuple[dict[str, torch.Tensor], dic
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         facts: dict[str, Any] = msgspec.json.decode(msgspec.json.decode(data[8 : 8 + length])["__metadata__"]["facts"])
-        aliases = facts.pop("aliases")
-    except (safetensors.SafetensorError, msgspec.DecodeError, KeyError) as error:
+        for name, original in facts.pop("aliases").items():
+            tensors[name] = tensors[original]
+    except (safetensors.SafetensorError, msgspec.DecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
         raise IntegrityError(f"a checkpoint does not read: {error}") from error
-    for name, original in aliases.items():
-        tensors[name] = tensors[original]
     return tensors, facts
 
 
