@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -273,7 +274,7 @@ class Storm:
         process = _PROCESSES.Process(target=action, args=(place, *arguments))
         process.start()
         process.join(_LONGEST)
-        process.kill()
+        _end(process)
         answer = place.root / action.__name__
         if not answer.exists():
             said = (place.root / "output").read_text().splitlines()[-3:]
@@ -289,7 +290,7 @@ class Storm:
         for process, order in pairs:
             process.start()
             if order.harm.seconds is not None:
-                timer = threading.Timer(order.harm.seconds, process.kill)
+                timer = threading.Timer(order.harm.seconds, _end, [process])
                 timer.daemon = True
                 timer.start()
         deadline = time.monotonic() + _LONGEST
@@ -297,14 +298,21 @@ class Storm:
             if DEEDS[order.deed].beside:
                 over.touch()
             process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
+            if _end(process):
                 verdict.wrong.append(f"process {order.number} did not end")
         ended = {ack["process"] for ack in acks_of(place)[before:] if ack["what"] in _LAST}
         for order in orders:  # not by exit codes, which two threads that start processes cannot both read
             verdict.kills += order.number not in ended
             if order.number not in ended and not order.harm.kills:
                 verdict.wrong.append(f"process {order.number} vanished")
+
+
+def _end(process: BaseProcess) -> bool:
+    """Kill a process if it lives still: the number of one that has ended may be another's by now."""
+    alive = process.is_alive()
+    if alive:
+        process.kill()
+    return alive
 
 
 def scenario_of(seed: int) -> Scenario:

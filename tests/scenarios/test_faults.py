@@ -36,7 +36,7 @@ def linear(tmp_path: Path) -> Project:
 # ------------------------------------------------------------------------------------------------------------ a full disk
 
 
-@pytest.mark.parametrize("size", [0, 5_000, 20_000, 60_000, 150_000])
+@pytest.mark.parametrize("size", [0, 20_000, 150_000])
 def test_a_full_disk_is_named_and_harms_nothing(linear: Project, size: int) -> None:
     """No file can be written beyond a size, as if the disk ended there."""
     full = subprocess.run(
@@ -69,7 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return world.root
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_bit_of_the_ledger_is_missed_by_nobody(whole: Path, tmp_path: Path, seed: int) -> None:
     """Wherever it flips in the file: it is told, or it was of no meaning."""
     rng = random.Random(seed)
@@ -136,13 +136,15 @@ def secrets() -> list[str]:
 
 
 def test_a_secret_is_nowhere_in_what_is_said_or_kept(servers: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through a run's whole life at the most talkative level, and where it goes wrong in every way that an address can."""
+    """Through a run's whole life at the most talkative level, and where it goes wrong in every way that an address can.
+
+    The backup that is made has all that the ledger and the blobs hold.
+    """
     right = os.environ["LEDGER"]
     password = quote(POSTGRES_PASSWORD, safe="")
     said = []
     commands = [
-        ("run", "recipe.py"), ("runs", "list"), ("models", "list"), ("trace", "churn@champion"), ("doctor",),
-        ("audit", "anchor"), ("audit", "verify"), ("backup", "backups"), ("gc",), ("--help",),
+        ("run", "recipe.py"), ("trace", "churn@champion"), ("doctor",), ("audit", "anchor"), ("backup", "backups"), ("gc",),
     ]  # fmt: skip
     for command in commands:
         done = servers.call("--log-level", "debug", *command)
@@ -158,21 +160,17 @@ def test_a_secret_is_nowhere_in_what_is_said_or_kept(servers: Project, monkeypat
         "no such option": f"{right}&sslmode=nonsense",
         "no such port": right.replace("127.0.0.1:", "127.0.0.1:port"),
     }
-    for why, url in wrong.items():
+    for number, (why, url) in enumerate(wrong.items()):
         monkeypatch.setenv("LEDGER", url)
-        for json_too in ((), ("--json",)):
-            done = servers.call("--log-level", "debug", "runs", "list", *json_too)
-            assert done.returncode in (2, 4), f"{why}: {done.stdout}{done.stderr}"
-            assert "Traceback" not in done.stderr, why
-            said.append(done.stdout + done.stderr)
+        done = servers.call("--log-level", "debug", "runs", "list", *(("--json",) if number % 2 else ()))
+        assert done.returncode in (2, 4), f"{why}: {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr, why
+        said.append(done.stdout + done.stderr)
     monkeypatch.setenv("LEDGER", right)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"not {S3_SECRET}")
-    said.append(
-        (
-            done := servers.call("--log-level", "debug", "predict", "churn@champion", "customers.csv", "--out", "o.csv")
-        ).stderr
-    )
+    done = servers.call("--log-level", "debug", "predict", "churn@champion", "customers.csv", "--out", "scored.csv")
     assert done.returncode == 4
+    said.append(done.stdout + done.stderr)
     for secret in secrets():
         assert secret not in "".join(said)
         kept = [path for path in servers.folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
