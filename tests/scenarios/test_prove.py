@@ -1,11 +1,21 @@
 """A run proves itself: steps done again from a checkpoint, and all of it from its record alone."""
 
 import json
+import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+import polars as pl
 import pytest
+import safetensors.torch
 from project import Project
+
+from velodrome.store.ledger import Append, Put, digest_record
+from velodrome.store.workspace import open_folder
+from velodrome.training.checkpoints import checkpoints_of
+from velodrome.training.torch_state import decode_state
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +61,74 @@ def test_a_run_without_a_record_that_leads_back_is_named(project: Project) -> No
     assert "no such run" in project.error("runs", "prove", "01NOSUCHRUN")["problem"]
     done = project.json("run", "recipe.py")
     assert "no such checkpoint" in project.error("runs", "prove", done["run"], "--checkpoint", "3")["problem"]
+
+
+def test_the_rows_of_every_step_are_proven_and_shown_though_the_data_is_gone(project: Project) -> None:
+    done = project.json("run", "recipe.py")
+    frame = pl.read_csv(project.folder / "customers.csv")
+    (project.folder / "customers.csv").unlink()
+    proven = project.json("runs", "samples", done["run"])
+    steps = project.json("runs", "show", done["run"])["outcome"]["planned_steps"]
+    assert (proven["steps"], proven["epochs"]) == (steps, 3)
+    trained = sum(proven["uses"].values())
+    assert proven["uses"] == {"3": trained}
+
+    seen: Counter[int] = Counter()
+    for step in range(1, steps // 3 + 1):
+        told = project.json("runs", "samples", done["run"], "--step", str(step))
+        assert told["epoch"] == 1
+        seen.update(row["customer"] for row in told["rows"])
+    assert len(seen) == trained
+    assert set(seen.values()) == {1}
+    first = told["rows"][0]
+    there = frame.row(by_predicate=pl.col("customer") == first["customer"], named=True)
+    assert {name: first[name] for name in ("city", "churned")} == {name: there[name] for name in ("city", "churned")}
+
+    assert "none twice in an epoch" in project.call("runs", "samples", done["run"]).stdout
+    assert str(first["customer"]) in project.call("runs", "samples", done["run"], "--step", str(steps // 3)).stdout
+    assert f"steps 1 to {steps}" in project.error("runs", "samples", done["run"], "--step", "0")["remedy"]
+
+
+def test_a_run_that_went_on_from_less_than_its_state_says_so_wherever_it_is_named(
+    make_project: Callable[..., Project],
+) -> None:
+    project = make_project(rows=3000, epochs=20)
+    process = project.start("run", "recipe.py")
+    while process.poll() is None and project.saved() < 3:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    run = _runs(project)[0]["id"]
+    _save_without_optimizer(project, run)
+
+    refused = project.error("run", "recipe.py")
+    assert refused["error"] == "TrainingError"
+    assert "optimizer/0/exp_avg (missing)" in refused["problem"]
+    assert "did you mean" in project.error("run", "recipe.py", "--allow-missing", "optimiser")["remedy"]
+    done = project.json("run", "recipe.py", "--allow-missing", "optimizer")
+    assert done["run"] == run
+
+    assert project.json("runs", "show", run)["outcome"]["missing"] == ["optimizer"]
+    said = "not reproducible"
+    for words in (("runs", "show", run), ("models", "trace", done["version"]), ("trace", done["version"])):
+        assert said in project.call(*words).stdout, words
+    assert "without optimizer" in project.error("runs", "reproduce", run)["received"]
+    project.call("report", run, "--html", "run.html")
+    assert "without optimizer" in (project.folder / "run.html").read_text()
+    assert project.call("doctor").returncode == 0
+
+
+def _save_without_optimizer(project: Project, run: str) -> None:
+    """A checkpoint like the newest one, without the optimiser's state."""
+    with open_folder(project.folder) as ws:
+        newest = checkpoints_of(ws, run)[-1]
+        tensors, facts = decode_state(ws.blobs.read(newest.blob))
+        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
+        told = {"facts": msgspec.json.encode(facts | {"aliases": {}}).decode()}
+        blob = ws.blobs.put(safetensors.torch.save(kept, told))
+        record = msgspec.structs.replace(newest, blob=blob.digest, size=blob.size)
+        body = {"step": record.step, "checkpoint": digest_record(record)}
+        ws.commit(Put(record, run), Append(f"checkpoints:{run}", "checkpoint.saved", body))
 
 
 def _runs(project: Project) -> Any:

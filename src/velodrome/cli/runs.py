@@ -6,7 +6,7 @@ import typer
 
 from velodrome.cli.output import Json, print_json, print_table, say
 
-__all__ = ["app", "compare", "list_", "prove", "reproduce", "show", "tag"]
+__all__ = ["app", "compare", "list_", "prove", "reproduce", "samples", "show", "tag"]
 
 app = typer.Typer(
     help="Training runs: what they were made from and what came out.", no_args_is_help=True, rich_markup_mode=None
@@ -130,7 +130,7 @@ def prove(
 @app.command()
 def reproduce(
     run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
-    anyway: Annotated[bool, typer.Option("--anyway", help="Also where the environment is another.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also where equal bits cannot be expected.")] = False,
     as_json: Json = False,
 ) -> None:
     """Do a whole run again from its record alone and say whether the result is the same; exit 4 if it is not."""
@@ -158,6 +158,32 @@ def reproduce(
             received=f"{', '.join(done.differs)} differ{'' if done.first is None else f', from step {done.first} on'}",
             remedy="another environment explains it; else a step draws from what no seed names",
         )
+
+
+@app.command()
+def samples(
+    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
+    step: Annotated[int | None, typer.Option("--step", help="Show the rows that this step learned from.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove from its record which rows each step of a run learned from; with --step, show them; exit 4 if it does not hold."""
+    from velodrome.cli.progress import reporter
+    from velodrome.control.sampling import Samples, check, rows_of
+    from velodrome.workspace import open as open_workspace
+
+    with open_workspace() as opened:
+        ws = opened.reporting_to(reporter(as_json))
+        found = check(ws, run) if step is None else rows_of(ws, run, step)
+    if as_json:
+        print_json(found)
+    elif isinstance(found, Samples):
+        used = ", ".join(f"{rows} rows {times} times" for times, rows in found.uses.items())
+        say(
+            f"{found.run}: {found.steps} steps learned from the rows that the seed gives them: {used}; none twice in an epoch"
+        )
+    else:
+        say(f"step {found.step}, epoch {found.epoch}:")
+        print_table(list(found.rows[0]), [tuple(row.values()) for row in found.rows])
 
 
 def _print_environment(other: dict[str, tuple[object, object]], as_json: bool) -> None:

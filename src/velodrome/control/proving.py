@@ -7,31 +7,26 @@ only on request.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from velodrome.control.declaring import Declared, Source, declare
-from velodrome.control.loading import load_recipe, override
-from velodrome.control.training import Assignment, Trained, train
-from velodrome.core.config import CONFIG_NAME
-from velodrome.core.errors import ConfigurationError, IntegrityError, NotFound
+from velodrome.control.declaring import Declared
+from velodrome.control.recorded import recorded
+from velodrome.control.training import train
+from velodrome.core.errors import ConfigurationError, NotFound, StateError
 from velodrome.core.extras import load
-from velodrome.core.values import describe
-from velodrome.data.snapshots import Snapshot, Taken
 from velodrome.registry.differences import flatten
 from velodrome.registry.environment import Environment
-from velodrome.registry.runs import Run, get_run, outcome_of, require_whole
+from velodrome.registry.runs import Run, get_run, not_reproducible, outcome_of
 from velodrome.registry.series import read_histories
-from velodrome.store.files import temporary_folder, within, write_atomic
 from velodrome.store.ledger import read_record
-from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.checkpoints import Checkpoint, checkpoints_of
 from velodrome.training.learners import learner_kind
+from velodrome.training.work import Unrecorded
 
 __all__ = ["Proof", "Reproduction", "prove", "reproduce"]
 
@@ -91,26 +86,23 @@ def prove(ws: Workspace, reference: str, *, steps: int = 20, checkpoint: int | N
         NotFound: no such run, or no checkpoint. ConfigurationError: the run's record does not lead to a recipe.
     """
     run = get_run(ws, reference)
-    recorded = {
+    before = {
         name: dict(zip(each.steps.tolist(), each.values.tolist(), strict=True)) for name, each in _values(ws, run)
     }
-    begin = _chosen(ws, run, checkpoint, max(recorded.get("loss", {0: 0.0})))
-    with _declared(ws, run) as declared:
-        assignment = Assignment(ws, declared, run, _judge(ws, run))
-        watch, kept = Stopwatch(ws.clock.monotonic), _Kept()
+    begin = _chosen(ws, run, checkpoint, max(before.get("loss", {0: 0.0})))
+    with recorded(ws, run) as assignment:
+        watch, kept = Stopwatch(ws.clock.monotonic), Unrecorded()
         work = assignment.work(assignment.rows(), 0, kept, watch)
-        load(f"learner:{learner_kind(declared.recipe.learner)}").repeat(work, begin.step, steps)
-    differs = _first_difference(kept.values, recorded)
+        load(f"learner:{learner_kind(work.learner)}").repeat(work, begin.step, steps)
+    differs = _first_difference(kept.values, before)
     return Proof(
         run=run.id,
         checkpoint=begin.step,
         steps=len(kept.values),
         differs=differs,
-        then={name: recorded[name][differs] for name in _COMPARED if differs in recorded.get(name, {})}
-        if differs
-        else {},
+        then={name: before[name][differs] for name in _COMPARED if differs in before.get(name, {})} if differs else {},
         now=kept.values.get(differs, {}) if differs else {},
-        environment=_other_environment(ws, run, declared),
+        environment=_other_environment(ws, run, assignment.declared),
     )
 
 
@@ -120,7 +112,8 @@ def reproduce(ws: Workspace, reference: str, *, anyway: bool = False) -> Reprodu
     A reproduction that was killed is finished; one that is finished is not done once more.
 
     Args:
-        anyway: also in another environment, where equal bits cannot be expected.
+        anyway: also where equal bits cannot be expected: in another environment, or of a run that once went on from less
+            than its whole state.
 
     Raises:
         NotFound: no such run. StateError, ConfigurationError: it is not finished, or its record does not lead to a recipe.
@@ -131,11 +124,17 @@ def reproduce(ws: Workspace, reference: str, *, anyway: bool = False) -> Reprodu
         raise ConfigurationError(
             "only a finished run can be reproduced", received=run.id, remedy="finish it: run it again"
         )
-    with _declared(ws, run) as declared:
-        other = _other_environment(ws, run, declared)
+    if outcome.missing and not anyway:
+        raise StateError(
+            f"the run {run.id} cannot be reproduced",
+            received=not_reproducible(outcome),
+            remedy="train it anew with --fresh, or see how far it differs with --anyway",
+        )
+    with recorded(ws, run) as assignment:
+        other = _other_environment(ws, run, assignment.declared)
         if other and not anyway:
             return Reproduction(run=run.id, by=None, differs=(), first=None, environment=other)
-        done = train(ws, declared, judge=_judge(ws, run), again=run)
+        done = train(ws, assignment.declared, judge=assignment.judge, again=run)
     fields = ("weights", "history", "samples", "steps")
     differs = tuple(name for name in fields if getattr(done.outcome, name) != getattr(outcome, name))
     return Reproduction(
@@ -145,61 +144,6 @@ def reproduce(ws: Workspace, reference: str, *, anyway: bool = False) -> Reprodu
         first=_first_of(ws, run, done.run) if differs else None,
         environment=other,
     )
-
-
-class _Kept:
-    """Histories that are compared and forgotten."""
-
-    def __init__(self) -> None:
-        self.values: dict[int, dict[str, float]] = {}
-
-    def log(self, step: int, /, **values: float) -> None:
-        self.values.setdefault(step, {}).update(values)
-
-    def flush(self) -> bool:
-        return True
-
-
-@contextmanager
-def _declared(ws: Workspace, run: Run) -> Iterator[Declared]:
-    """What the run was made from, with its code laid out in a folder that lasts as long as the block, as do its bytes.
-
-    Raises:
-        ConfigurationError: it was made from no recipe. Gone: it, or what it was made from, was collected.
-    """
-    if not run.entry or run.type == "track" or run.snapshot is None:
-        raise ConfigurationError(
-            f"the run {run.id} is of a script or notebook, which velodrome does not execute",
-            remedy="run it again yourself, and compare: velodrome runs compare",
-        )
-    with ws.writing(), temporary_folder(ws.store / "scratch") as folder:
-        require_whole(ws, run.id)
-        root = folder.resolve()
-        for path, leaf in read_tree(ws.blobs, run.code).items():
-            write_atomic(within(root, path), ws.blobs.read(leaf.digest))
-        write_atomic(root / CONFIG_NAME, b"")  # so that the folder is the project's root
-        file = root / run.entry
-        recipe = override(load_recipe(file), _changed(describe(load_recipe(file)), run.recipe))
-        if describe(recipe) != run.recipe:
-            raise IntegrityError(
-                "the run's code does not declare its recipe", received=run.id, remedy="velodrome doctor"
-            )
-        taken = Taken(run.snapshot, read_record(ws.ledger, run.snapshot, Snapshot), 0, 0)
-        yield declare(ws, recipe, Source(root, file), run.seed, taken=taken)
-
-
-def _changed(declared: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given beside the recipe, by dotted name."""
-    before, after = flatten(declared), flatten(recorded)
-    return {name: value for name, value in after.items() if before.get(name, value) != value or name not in before}
-
-
-def _judge(ws: Workspace, run: Run) -> Trained | None:
-    if run.judge is None:
-        return None
-    outcome = outcome_of(ws, run.judge)
-    assert outcome is not None
-    return Trained(get_run(ws, run.judge), outcome, found=True)
 
 
 def _chosen(ws: Workspace, run: Run, step: int | None, last: int) -> Checkpoint:

@@ -29,6 +29,7 @@ from velodrome.registry.runs import (
     fail,
     find_by_key,
     finish,
+    missing_of,
     outcome_of,
     record_failure,
     start,
@@ -41,7 +42,7 @@ from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import learner_kind
-from velodrome.training.work import Fitted, Histories, RollBack, Work
+from velodrome.training.work import Fitted, Histories, RollBack, Work, require_items
 
 __all__ = ["Assignment", "Trained", "train"]
 
@@ -77,12 +78,14 @@ def train(
 
     Args:
         again: the run that this one reproduces.
-        allow_missing: what a checkpoint may lack (`velodrome.training.torch_state.ITEMS`).
+        allow_missing: what a checkpoint may lack (`velodrome.training.work.ITEMS`).
         profile: where a trace of some steps goes.
 
     Raises:
+        NotFound: `allow_missing` names what no checkpoint has.
         DataError, TrainingError, ArtifactError: the run is recorded as failed, with the reason; what is earlier stays.
     """
+    require_items(allow_missing)
     key = declared.key if judge is None else declared.refit_key(judge.outcome.steps)
     if again:
         key = digest_json({"kind": "reproduction", "run": again.id, "key": key})
@@ -217,6 +220,7 @@ class Assignment:
             weights=fitted.weights,
             history=history_digest(ws, run.id),
             samples=fitted.samples or None,
+            missing=missing_of(ws, run.id),
         )
         self._account(attempt, watch)
         finish(ws, run.id, outcome)

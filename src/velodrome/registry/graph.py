@@ -269,6 +269,7 @@ class _Look:
         stored, payload = self._record(node)
         value = next((row[1] for row in self._pointers[self._standing_of(node)]), None) or ""
         state, _, aliases = value.replace("/", "@").partition("@")
+        state += ", not reproducible" if kind == "run" and self._lacked(node) else ""
         return Node(
             id=node,
             kind=kind,
@@ -278,6 +279,11 @@ class _Look:
             created=stored.created if stored else None,
             by=stored.actor if stored else "",
         )
+
+    def _lacked(self, run: str) -> bool:
+        """Whether a run went on from a checkpoint that was not whole."""
+        outcomes = (self._record(dst)[1] for _, role, dst in self._out[run] if role == "outcome")
+        return any(outcome and outcome.get("missing") for outcome in outcomes)
 
     def _standing_of(self, node: str) -> str:
         """The subject whose pointer says how a node stands."""

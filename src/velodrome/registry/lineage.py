@@ -13,7 +13,7 @@ from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.report import Report
 from velodrome.registry.environment import Environment
 from velodrome.registry.provenance import Provenance
-from velodrome.registry.runs import Outcome, Run, code_of, get_run, outcome_of
+from velodrome.registry.runs import Outcome, Run, code_of, get_run, not_reproducible, outcome_of
 from velodrome.registry.versions import VersionState, aliases_of, resolve, state_of
 from velodrome.store.ledger import Event, read_record
 from velodrome.store.workspace import Workspace
@@ -163,6 +163,8 @@ def _run_lines(traced: RunTrace) -> list[tuple[str, object]]:
     run, environment, repository = traced.run, traced.environment, traced.provenance.repository
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     rows: list[tuple[str, object]] = [(f"{run.type} run", run.id), ("seed", run.seed)]
+    if traced.outcome:
+        rows.append(("not reproducible", not_reproducible(traced.outcome)))
     rows.append(
         ("environment", f"{environment.python}, {packages}, {environment.device}, {environment.threads} threads")
     )

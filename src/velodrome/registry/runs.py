@@ -8,7 +8,7 @@ Each transition writes the facts by which runs are searched in its own commit.
 Cost: a commit for each transition; reading a run costs four small queries.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
@@ -50,17 +50,21 @@ __all__ = [
     "find_by_key",
     "finish",
     "get_run",
+    "missing_of",
+    "not_reproducible",
     "outcome_of",
     "record_failure",
     "record_report",
     "report_of",
     "require_whole",
+    "restored_in_part",
     "resumed",
     "show_run",
     "start",
 ]
 
 _R = TypeVar("_R", bound=Record)
+_IN_PART = "run.restored-in-part"
 
 
 class RunState(StrEnum):
@@ -122,6 +126,7 @@ class Outcome(Record, frozen=True, kw_only=True, tag="outcome"):
         seconds: of the attempt that finished.
         history: digest of its value series. weights: digest of the weights' bits.
         samples: where the sample ledger ends: what each step learned from, and what came of it.
+        missing: what a checkpoint that it went on from lacked, as was allowed; with any, the run cannot be reproduced.
     """
 
     run: str
@@ -133,6 +138,7 @@ class Outcome(Record, frozen=True, kw_only=True, tag="outcome"):
     history: Digest
     weights: Digest | None = None
     samples: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 class Failure(Record, frozen=True, kw_only=True, tag="failure"):
@@ -184,6 +190,7 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
             rows.append(("failure", f"{self.failure.error}: {self.failure.message}"))
         if self.outcome:
             rows += [(label, getattr(self.outcome, label)) for label in ("artifact", "steps", "rows", "seconds")]
+            rows.append(("not reproducible", not_reproducible(self.outcome)))
         if self.time:
             rows.append(("time", describe_time(self.time)))
         if self.report:
@@ -241,6 +248,22 @@ def resumed(ws: Workspace, run_id: str, *, attempt: int, step: int) -> int:
     known = {name: summarise(series) for name, series in histories.items()}
     ws.commit(Append(_subject(run_id), RESTORED, body), *series_facts(run_id, known))
     return body["redone"]
+
+
+def restored_in_part(ws: Workspace, run_id: str, *, attempt: int, missing: Iterable[str]) -> None:
+    """Record that the attempt went on from a checkpoint that lacks these items."""
+    ws.commit(Append(_subject(run_id), _IN_PART, {"attempt": attempt, "missing": list(missing)}))
+
+
+def missing_of(ws: Workspace, run_id: str) -> tuple[str, ...]:
+    """What the checkpoints lacked that any attempt of a run went on from, by name."""
+    events = ws.ledger.events(_subject(run_id))
+    return tuple(sorted({item for event in events if event.type == _IN_PART for item in event.body["missing"]}))
+
+
+def not_reproducible(outcome: Outcome) -> str | None:
+    """Why a run cannot be reproduced, in words; None: nothing is known that would stand against it."""
+    return f"it went on from a checkpoint without {', '.join(outcome.missing)}" if outcome.missing else None
 
 
 def finish(ws: Workspace, run_id: str, outcome: Outcome, *, metrics: Mapping[str, float] | None = None) -> None:

@@ -26,7 +26,7 @@ from velodrome.data.layout import places
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
-from velodrome.registry.runs import resumed
+from velodrome.registry.runs import restored_in_part, resumed
 from velodrome.registry.time_spent import Spent
 from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of, newest_verified, require_space
 from velodrome.training.guards import leaving_on_request, watched
@@ -42,7 +42,7 @@ from velodrome.training.torch_state import State, StateCopy, decode_state, diges
 from velodrome.training.torch_step import Objective, Scaler
 from velodrome.training.work import Fitted, Work
 
-__all__ = ["fit", "machine", "repeat"]
+__all__ = ["fit", "machine", "order_of", "repeat"]
 
 _EVALUATION_ROWS = 8192
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -96,9 +96,7 @@ class _Training:
         stepper = make_stepper(learner.optimizer, module, learner.rates)
         average = Average(learner.ema, stepper.parameters) if learner.ema else None
         self.state = State(module, stepper, average)
-        order = EpochOrder(
-            _rows(work, learner), learner.batch, derive_seed(work.seed, 2), curriculum=learner.curriculum
-        )
+        order = order_of(work)
         self.order = digest_json(
             {"rows": digest_bytes(work.train.tobytes()), "batch": learner.batch, "seed": work.seed}
         )
@@ -245,7 +243,7 @@ class _Training:
         work, (tensors, facts) = self.work, saved
         lost = self.state.restore(tensors, facts, {"order": self.order}, work.allow_missing)
         if lost:
-            work.tell("run.restored-in-part", {"attempt": work.attempt, "missing": list(lost)})
+            restored_in_part(work.ws, work.run, attempt=work.attempt, missing=lost)
         return Memory() if "memory" in lost else msgspec.convert(facts["memory"], Memory)
 
 
@@ -309,6 +307,13 @@ def fit(work: Work) -> Fitted:
         weights=digest_weights(module),
         samples=memory.chain,
     )
+
+
+def order_of(work: Work) -> EpochOrder:
+    """The order in which a training takes its rows: a function of the work alone."""
+    learner = work.learner
+    assert isinstance(learner, Torch)
+    return EpochOrder(_rows(work, learner), learner.batch, derive_seed(work.seed, 2), curriculum=learner.curriculum)
 
 
 def repeat(work: Work, begin: int, steps: int) -> None:

@@ -21,14 +21,12 @@ import safetensors.torch
 import torch
 
 from velodrome.core.digest import Digest, Hasher
-from velodrome.core.errors import IntegrityError, NotFound, TrainingError, nearest
+from velodrome.core.errors import IntegrityError, TrainingError
 from velodrome.models.torch import unique_tensors
 from velodrome.training.torch_optimizers import Average, Stepper
+from velodrome.training.work import ITEMS
 
-__all__ = ["ITEMS", "State", "StateCopy", "decode_state", "digest_weights", "restore_weights"]
-
-ITEMS = ("model", "optimizer", "ema", "rng/torch", "rng/numpy", "rng/python", "rng/cuda", "memory", "order")
-"""What a checkpoint is made of, by the names under which `allow_missing` knows it."""
+__all__ = ["State", "StateCopy", "decode_state", "digest_weights", "restore_weights"]
 
 _DTYPES = {
     torch.float64: "F64",
@@ -81,12 +79,8 @@ class State:
             The items that were missing.
 
         Raises:
-            NotFound: `allow_missing` names what no checkpoint has.
             TrainingError: names all that is missing, extra or different; nothing was changed.
         """
-        for item in allow_missing:
-            if item not in ITEMS:
-                raise NotFound("a checkpoint has no such item", received=item, remedy=nearest(item, ITEMS))
         own = self.tensors()
         lost = self._compare(own, tensors, facts, expected, allow_missing)
         with torch.no_grad():

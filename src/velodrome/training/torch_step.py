@@ -1,8 +1,8 @@
 """Loss and gradient of one step: micro-batches, autocast, loss scaling, and what to do when memory runs out.
 
 The gradient is that of the mean over all rows of the step, however many micro-batches it takes: each adds its share. Dropout
-draws from a generator that is seeded by (seed, step, micro-batch) before each forward, so what a step draws depends on nothing
-that happened before. When memory runs out, the gradients so far are dropped, micro-batches are halved, and the same step is
+draws from a generator that is seeded by (seed, step, virtual rank, micro-batch) before each forward, so what a step draws depends
+on nothing that happened before. When memory runs out, the gradients so far are dropped, micro-batches are halved, and the same step is
 done again; that is an event, since it changes what dropout draws.
 """
 
@@ -58,7 +58,8 @@ class Objective:
 
     Args:
         micro_batch: most rows of one forward; halved when memory runs out. None: the whole batch.
-        halved: told when that happens: the new size.
+        halved: told when that happens: the step, from 1, and the new size.
+        rank: which share of the global batch this is, whichever process computes it.
         autocast: the type that the forward computes in; None: the weights' own.
     """
 
@@ -73,12 +74,13 @@ class Objective:
         halved: Callable[[int, int], None] = lambda step, rows: None,
         autocast: torch.dtype | None = None,
         scaler: Scaler | None = None,
+        rank: int = 0,
     ) -> None:
         self._loss_of, self._parameters, self._watch = loss_of, parameters, watch
         self.micro_batch, self._halved = micro_batch, halved
         self._autocast, self.scaler = autocast, scaler or Scaler(active=False)
         self._device = parameters[0].device.type
-        self._seed = derive_seed(seed)
+        self._seed, self._rank = derive_seed(seed), rank
 
     def __call__(self, step: int, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> float:
         """The mean loss over the rows; the parameters' gradients are those of this step alone.
@@ -141,7 +143,7 @@ class Objective:
         return total / weight
 
     def _reseed(self, step: int, number: int) -> None:
-        seed = _mixed(self._seed ^ _mixed(step * 0x10001 + number))
+        seed = _mixed(_mixed(_mixed(self._seed ^ step) ^ self._rank) ^ number)
         torch.default_generator.manual_seed(seed)
         if self._device == "cuda":
             torch.cuda.manual_seed(seed)

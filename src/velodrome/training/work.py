@@ -4,7 +4,7 @@ A learner is a function `fit(work) -> Fitted` in the module that `core.extras` n
 equal weights; a `fit` that was killed and is called again with the same run goes on from its newest checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from velodrome.core.digest import Digest
-from velodrome.core.errors import Diverged
+from velodrome.core.errors import Diverged, NotFound, nearest
 from velodrome.data.layout import Layout
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import Learner
 
-__all__ = ["Fitted", "Histories", "RollBack", "Work"]
+__all__ = ["ITEMS", "Fitted", "Histories", "RollBack", "Unrecorded", "Work", "require_items"]
+
+ITEMS = ("model", "optimizer", "ema", "rng/torch", "rng/numpy", "rng/python", "rng/cuda", "memory", "order")
+"""What a checkpoint is made of, by the names under which `allow_missing` knows it."""
 
 
 class Histories(Protocol):
@@ -28,6 +31,19 @@ class Histories(Protocol):
     def log(self, step: int, /, **values: float) -> None: ...
 
     def flush(self) -> bool: ...
+
+
+class Unrecorded:
+    """Histories that are kept in memory, by step, and recorded nowhere."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, dict[str, float]] = {}
+
+    def log(self, step: int, /, **values: float) -> None:
+        self.values.setdefault(step, {}).update(values)
+
+    def flush(self) -> bool:
+        return True
 
 
 class RollBack(Diverged):
@@ -97,3 +113,14 @@ class Fitted:
     planned_steps: int
     weights: Digest
     samples: str = ""
+
+
+def require_items(names: Collection[str]) -> None:
+    """Refuse names of what no checkpoint has.
+
+    Raises:
+        NotFound: names the nearest.
+    """
+    for name in names:
+        if name not in ITEMS:
+            raise NotFound("a checkpoint has no such item", received=name, remedy=nearest(name, ITEMS))
