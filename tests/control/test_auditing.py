@@ -595,6 +595,17 @@ def test_a_history_that_was_changed_is_named(ws: Workspace, run: str) -> None:
     assert len(verify(ws).damages) == 1
 
 
+def test_a_bit_that_flips_in_a_history_is_named_whatever_became_of_its_run(ws: Workspace, run: str) -> None:
+    """Of a run that goes on, and in a timing of one that finished, which its outcome says nothing of."""
+    for flipped, name in (("r1", "step_time"), ("r2", "loss")):
+        block = encode_block(flipped, name, 1, np.array([1, 2]), np.array([3.0, 2.0]))
+        ws.commit(msgspec.structs.replace(block, data=block.data[:-1] + bytes([block.data[-1] ^ 1])))
+    assert said(verify(ws)) == [
+        f"series run:{run} None: a block of the series 'step_time' of the run {run} was changed after it was written",
+        "series run:r2 None: a block of the series 'loss' of the run r2 was changed after it was written",
+    ]
+
+
 def test_a_run_that_was_collected_needs_no_history(ws: Workspace, run: str) -> None:
     ws.commit(Drop(run), Move("run:r1", "finished/1", "collected/1", "run.collected"))
     assert said(verify(ws)) == []

@@ -1,6 +1,7 @@
 """Reading histories: which points count after several attempts, what is in a digest, and blocks of every format."""
 
 import struct
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +17,8 @@ from velodrome.core.errors import IntegrityError, NotFound
 from velodrome.registry.series import (
     RESTORED,
     SeriesKind,
+    attempt_mark,
+    block_problems,
     decode_block,
     encode_block,
     history_digest,
@@ -169,10 +172,62 @@ def test_a_series_that_is_not_there_is_named_with_the_nearest(ws: Workspace) -> 
 def test_a_block_that_is_damaged_is_refused(ws: Workspace) -> None:
     attempt(ws, "r", 1, [(1, 0.5), (2, 0.4)])
     (block,) = ws.ledger.blocks("r", "loss")
-    for data in (block.data[:-1], b"xxxx" + block.data[4:], b"", block.data[:4] + b"\x03" + block.data[5:]):
+    for data in (block.data[:-1], b"xxxx" + block.data[4:], b"", block.data[:4] + b"\x04" + block.data[5:]):
         ws.commit(msgspec.structs.replace(block, data=data))
-        with pytest.raises(IntegrityError, match="does not read"):
+        with pytest.raises(IntegrityError, match=r"the series 'loss' of the run r (does not read|was changed)"):
             read_series(ws, "r", "loss")
+
+
+def others(block: Block) -> Iterator[Block]:
+    """The block with each of its bits flipped in turn: of its data, its numbers and the names of its place."""
+    for at, byte in enumerate(block.data):
+        for bit in range(8):
+            data = block.data[:at] + bytes([byte ^ 1 << bit]) + block.data[at + 1 :]
+            yield msgspec.structs.replace(block, data=data)
+    for name in ("attempt", "first_step", "last_step", "count"):
+        yield from (msgspec.structs.replace(block, **{name: getattr(block, name) ^ 1 << bit}) for bit in range(40))
+    for name in ("run", "series"):
+        text = getattr(block, name)
+        yield from (
+            msgspec.structs.replace(block, **{name: text[:at] + chr(ord(text[at]) ^ 1 << bit) + text[at + 1 :]})
+            for at in range(len(text))
+            for bit in range(7)
+        )
+
+
+@pytest.mark.parametrize("steps", [[3, 6, 9], [1, 2, 5]])
+def test_each_bit_that_flips_in_a_block_is_seen(steps: list[int]) -> None:
+    block = encode_block("run", "loss", 1, np.array(steps), np.array([0.5, 0.25, float("nan")]))
+    count = 0
+    for other in others(block):
+        with pytest.raises(IntegrityError, match=r"does not read|was changed"):
+            decode_block(other)
+        assert block_problems([block, other]) != []
+        count += 1
+    assert count > 500
+    assert block_problems([block]) == []
+
+
+def test_each_bit_that_flips_in_a_mark_is_seen(ws: Workspace) -> None:
+    """Which attempts count hangs on them."""
+    mark = attempt_mark("r", 1)
+    assert block_problems([mark, Block("r", "", 1, 0, 0, 0, b"")]) == []  # as format 2 had them
+    for other in others(mark):
+        assert len(block_problems([other])) == 1
+    attempt(ws, "r", 1, [(1, 0.5)])
+    ws.commit(msgspec.structs.replace(mark, attempt=3))
+    for read in (read_histories, lambda ws, run: read_series(ws, run, "loss")):
+        with pytest.raises(IntegrityError, match="of the run r was changed"):
+            read(ws, "r")
+
+
+@pytest.mark.parametrize("steps", [[3, 6, 9], [1, 2, 5]])
+def test_a_block_of_format_2_reads(steps: list[int]) -> None:
+    regular = steps[0] == 3
+    data = struct.pack("<4sBB?x", b"vdms", 2, 1, regular) + (b"" if regular else np.array(steps, "<i8").tobytes())
+    block = Block("r", "loss", 1, steps[0], steps[-1], 3, data + np.array([1.0, 2.0, 3.0]).tobytes())
+    kind, found, values = decode_block(block)
+    assert (kind, found.tolist(), values.tolist()) == (SeriesKind.TIMING, steps, [1.0, 2.0, 3.0])
 
 
 def test_a_curve_always_rises_in_steps(ws: Workspace) -> None:
@@ -208,5 +263,5 @@ def test_a_block_comes_back_whatever_its_steps(first: int, gaps: list[int]) -> N
 
 def test_regular_steps_cost_nothing() -> None:
     values = np.zeros(1000)
-    assert len(encode_block("r", "loss", 1, np.arange(5, 5005, 5), values).data) == 8 + 8 * 1000
-    assert len(encode_block("r", "loss", 1, np.arange(1000) ** 2, values).data) == 8 + 16 * 1000
+    assert len(encode_block("r", "loss", 1, np.arange(5, 5005, 5), values).data) == 16 + 8 * 1000
+    assert len(encode_block("r", "loss", 1, np.arange(1000) ** 2, values).data) == 16 + 16 * 1000

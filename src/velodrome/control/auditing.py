@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain, groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +22,7 @@ from velodrome.core.errors import ConfigurationError, IntegrityError, MissingBlo
 from velodrome.core.progress import Task
 from velodrome.registry.anchors import AUDIT, Anchor, Listed, beyond, put_lines, read_lines
 from velodrome.registry.runs import Outcome, RunState
-from velodrome.registry.series import history_digest
+from velodrome.registry.series import block_problems, digest_histories, merge_blocks, restored_steps
 from velodrome.store.audit import (
     Damage,
     EdgeLine,
@@ -33,7 +33,7 @@ from velodrome.store.audit import (
     head_lines,
     record_lines,
 )
-from velodrome.store.ledger import Batch, Edge, Event, Link, Move, Put, digest_record, read_record
+from velodrome.store.ledger import Batch, Block, Edge, Event, Link, Move, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Anchored", "Audit", "anchor", "anchor_if_due", "verify"]
@@ -104,7 +104,7 @@ def verify(ws: Workspace, *, anchor: str | None = None, histories: bool = True) 
 
     Args:
         anchor: the digest of an anchor that was kept elsewhere, which must be there.
-        histories: read the series of finished runs too, and compare them with what their outcomes say.
+        histories: read the series of all runs too, and compare those of finished ones with what their outcomes say.
 
     Raises:
         ConfigurationError: `anchor` is no digest.
@@ -273,24 +273,41 @@ def _inspect(ws: Workspace, look: Inspection, anchors: list[Anchor], whole: bool
 
 
 def _histories(ws: Workspace, outcomes: list[bytes], look: Inspection) -> int:
-    """Compare the histories of finished runs with their outcomes; how many. A run that was collected has none."""
-    with ws.progress.task("histories", len(outcomes)) as task:
-        for payload in outcomes:
-            with suppress(IntegrityError):  # a payload that does not read is told already
-                outcome = decode(payload, Outcome)
-                problem = _history_problem(ws, outcome)
-                if problem and not _is_collected(ws, outcome.run):
-                    look.found("series", f"run:{outcome.run}", None, problem)
-            task.advance()
+    """Look at every block, and compare the histories of finished runs with their outcomes; how many these are."""
+    finished = dict(_finished(outcomes))
+    with closing(ws.ledger.dump("series_block")) as batches, ws.progress.task("histories") as task:
+        rows = chain.from_iterable(rows for _, rows in _told(batches, task))
+        for run, group in groupby((Block(*row) for row in rows), attrgetter("run")):
+            for problem in _history_problems(ws, list(group), finished.pop(run, None)):
+                look.found("series", f"run:{run}", None, problem)
+    for run, history in finished.items():
+        if history != digest_histories({}) and not _is_collected(ws, run):
+            look.found("series", f"run:{run}", None, _OTHERS)
     return len(outcomes)
 
 
-def _history_problem(ws: Workspace, outcome: Outcome) -> str | None:
+def _history_problems(ws: Workspace, blocks: list[Block], history: Digest | None) -> list[str]:
+    """What is wrong with all blocks of a run. `history`: the digest of what it finished with, if it did."""
+    if problems := block_problems(blocks):
+        return problems
+    if history is None:
+        return []
     try:
-        intact = history_digest(ws, outcome.run) == outcome.history
+        merged = merge_blocks(blocks, restored_steps(ws.ledger.events(f"run:{blocks[0].run}")))
     except IntegrityError as error:
-        return error.problem
-    return None if intact else "its histories are not those that it finished with"
+        return [error.problem]
+    return [] if digest_histories(merged) == history or _is_collected(ws, blocks[0].run) else [_OTHERS]
+
+
+def _finished(outcomes: Iterable[bytes]) -> Iterator[tuple[str, Digest]]:
+    """Each run that finished, with the digest of its histories."""
+    for payload in outcomes:
+        with suppress(IntegrityError):  # a payload that does not read is told already
+            outcome = decode(payload, Outcome)
+            yield outcome.run, outcome.history
+
+
+_OTHERS = "its histories are not those that it finished with"
 
 
 def _is_collected(ws: Workspace, run: str) -> bool:

@@ -6,6 +6,7 @@ history of a run that was killed and resumed equals that of one that was not, an
 it logged anything or restored a state: blocks of the series without a name mark those that logged, so that one series is read
 without the others. Series of durations (`data_wait`, `step_time`, `..._seconds`) differ from run to run: they are marked as
 timing and are not in the digest.
+Each block carries a checksum of itself and of the place where it belongs, which is verified whenever it is read.
 Cost: 8 bytes for a point, 16 where a series is not logged at regular steps. Reading one series reads its blocks, the marks
 and the run's events: milliseconds for 100,000 points. A run from before there were marks is read whole.
 """
@@ -31,7 +32,9 @@ __all__ = [
     "SeriesKind",
     "Summary",
     "attempt_mark",
+    "block_problems",
     "decode_block",
+    "digest_histories",
     "encode_block",
     "history_digest",
     "kind_of",
@@ -51,7 +54,8 @@ _MARKS = ""
 """Name of the series whose blocks say which attempts logged anything."""
 
 _HEADER = struct.Struct("<4sBB?x")
-_MAGIC, _FORMAT = b"vdms", 2  # format 1 was always written with its steps
+_MAGIC, _FORMAT = b"vdms", 3  # format 1 was always written with its steps, and 2 without a checksum
+_CHECKSUM = 8  # bytes of a digest: against accidents, not against people
 _TIMING = ("_seconds", "_time", "_wait")
 _OF_THE_MACHINE = ("host.", "gpu.")
 _WIDEST = 2**62  # steps of a block lie this near together, or are written out, so that nothing overflows
@@ -148,8 +152,13 @@ def series_names(ws: Workspace, run: str) -> tuple[str, ...]:
 
 def history_digest(ws: Workspace, run: str) -> Digest:
     """One digest over the value series of a run: equal histories, equal digest, whatever attempts and blocks they came in."""
+    return digest_histories(read_histories(ws, run))
+
+
+def digest_histories(histories: Mapping[str, Series]) -> Digest:
+    """See `history_digest`; the histories come in the order of their names."""
     hasher = Hasher()
-    for name, series in read_histories(ws, run).items():
+    for name, series in histories.items():
         if series.kind is SeriesKind.VALUE and len(series.steps):
             hasher.update(f"{name}\0{len(series.steps)}\0".encode())
             hasher.update(_little(series.steps) + _little(series.values))
@@ -177,9 +186,22 @@ def merge_blocks(blocks: Iterable[Block], restored: Mapping[int, int]) -> dict[s
     return {name: _merged(by_name[name], starts) for name in sorted(by_name) if name != _MARKS}
 
 
+def block_problems(blocks: Iterable[Block]) -> list[str]:
+    """What is wrong with each of the blocks that are not what was written."""
+    problems = []
+    for block in blocks:
+        try:
+            _require_intact(block)
+        except IntegrityError as error:
+            problems.append(error.problem)
+    return problems
+
+
 def attempt_mark(run: str, attempt: int) -> Block:
     """The block that says that an attempt logged something."""
-    return Block(run, _MARKS, attempt, 0, 0, 0, b"")
+    return _checked(
+        Block(run, _MARKS, attempt, 0, 0, 0, b""), _HEADER.pack(_MAGIC, _FORMAT, SeriesKind.VALUE, True), b""
+    )
 
 
 def summarise(series: Series) -> Summary:
@@ -195,7 +217,11 @@ def series_facts(run: str, summaries: Mapping[str, Summary]) -> Iterator[Fact]:
 
 def _starts(blocks: Iterable[Block], restored: Mapping[int, int]) -> dict[int, int]:
     """Attempt → the step after which it went on, of all attempts that count, in their order."""
-    attempts = {block.attempt for block in blocks} | restored.keys()
+    attempts = set(restored)
+    for block in blocks:
+        if block.series == _MARKS:
+            _require_intact(block)
+        attempts.add(block.attempt)
     return {attempt: restored.get(attempt, 0) for attempt in sorted(attempts)}
 
 
@@ -233,8 +259,9 @@ def encode_block(run: str, name: str, attempt: int, steps: _Steps, values: _Valu
     """A block of points, one at least, of strictly increasing steps. Steps at equal distances are not written out."""
     first, last = int(steps[0]), int(steps[-1])
     regular = last - first < _WIDEST and bool((steps == _regular(first, last, len(steps))).all())
-    data = _HEADER.pack(_MAGIC, _FORMAT, kind_of(name), regular) + (b"" if regular else _little(steps))
-    return Block(run, name, attempt, first, last, len(steps), data + _little(values))
+    header = _HEADER.pack(_MAGIC, _FORMAT, kind_of(name), regular)
+    points = (b"" if regular else _little(steps)) + _little(values)
+    return _checked(Block(run, name, attempt, first, last, len(steps), b""), header, points)
 
 
 def decode_block(block: Block) -> tuple[SeriesKind, _Steps, _Values]:
@@ -243,23 +270,61 @@ def decode_block(block: Block) -> tuple[SeriesKind, _Steps, _Values]:
     Raises:
         IntegrityError: the block is not what was written.
     """
-    magic, version, kind, regular = _HEADER.unpack_from(block.data) if len(block.data) >= _HEADER.size else _NO_HEADER
-    size = _HEADER.size + (8 if regular else 16) * block.count
-    if magic != _MAGIC or version not in (1, _FORMAT) or len(block.data) != size:
-        raise IntegrityError(
-            f"a block of the series {block.series!r} does not read",
-            received=f"{len(block.data)} bytes for {block.count} points",
-            remedy="restore the ledger from a backup, or upgrade velodrome",
-        )
+    kind, regular, start = _header(block)
+    size = start + (8 if regular else 16) * block.count
+    if len(block.data) != size:
+        raise _unreadable(block, "does not read")
     if regular:
         steps = _regular(block.first_step, block.last_step, block.count)
     else:
-        steps = np.frombuffer(block.data, "<i8", block.count, _HEADER.size).astype(np.int64)
+        steps = np.frombuffer(block.data, "<i8", block.count, start).astype(np.int64)
     values = np.frombuffer(block.data, "<f8", block.count, size - 8 * block.count).astype(np.float64)
-    return SeriesKind(kind), steps, values
+    return kind, steps, values
 
 
-_NO_HEADER = (b"", 0, 0, False)
+def _require_intact(block: Block) -> None:
+    if block.series != _MARKS or block.data or block.count:  # marks were empty before format 3
+        decode_block(block)
+
+
+def _header(block: Block) -> tuple[SeriesKind, bool, int]:
+    """The kind of a block's series, whether its steps are regular, and where its points begin."""
+    if type(block.data) is not bytes or type(block.count) is not int or len(block.data) < _HEADER.size:
+        raise _unreadable(block, "does not read")
+    magic, version, kind, regular = _HEADER.unpack_from(block.data)
+    if magic != _MAGIC or not 1 <= version <= _FORMAT or kind not in tuple(SeriesKind):
+        raise _unreadable(block, "does not read")
+    if version < _FORMAT:
+        return SeriesKind(kind), regular, _HEADER.size
+    start = _HEADER.size + _CHECKSUM
+    header, points = block.data[: _HEADER.size], memoryview(block.data)[start:]
+    if block.data[_HEADER.size : start] != _checksum(block, header, points):
+        raise _unreadable(block, "was changed after it was written")
+    return SeriesKind(kind), regular, start
+
+
+def _checked(block: Block, header: bytes, points: bytes) -> Block:
+    """The block with its data: a header, the checksum, the points."""
+    return msgspec.structs.replace(block, data=header + _checksum(block, header, points) + points)
+
+
+def _checksum(block: Block, header: bytes, points: bytes | memoryview) -> bytes:
+    """What vouches for every column of a block, whatever its data is yet."""
+    place = (block.run, block.series, block.attempt, block.first_step, block.last_step, block.count)
+    hasher = Hasher()
+    hasher.update("\0".join(map(str, place)).encode() + header)
+    hasher.update(points)
+    return bytes.fromhex(hasher.digest()[: 2 * _CHECKSUM])
+
+
+def _unreadable(block: Block, how: str) -> IntegrityError:
+    data: object = block.data
+    size = len(data) if isinstance(data, bytes) else 0  # somebody may have left another type
+    return IntegrityError(
+        f"a block of the series {block.series!r} of the run {block.run} {how}",
+        received=f"attempt {block.attempt}, from step {block.first_step}: {size} bytes for {block.count} points",
+        remedy="restore the ledger from a backup, or upgrade velodrome",
+    )
 
 
 def _regular(first: int, last: int, count: int) -> _Steps:
