@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from velodrome.core.errors import RunHeld
-from velodrome.store.locks import hold
+from velodrome.store.locks import hold, is_held
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from velodrome.store.locks import hold
+from velodrome.store.locks import hold, is_held
 with hold(Path(sys.argv[1]), "process of ann"):
     print("held", flush=True)
     time.sleep(600)
@@ -32,3 +32,12 @@ def test_the_second_is_told_who_holds_it_and_kill_frees_it(tmp_path: Path) -> No
         process.communicate()
     with hold(path, "process of bob"):
         assert path.read_text() == "process of bob"
+
+
+def test_who_looks_sees_whether_a_lock_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    assert not is_held(path)
+    with hold(path, "process of bob"):
+        assert is_held(path)
+    assert not is_held(path)
+    assert not is_held(tmp_path)

@@ -35,9 +35,8 @@ from velodrome.store.health import (
     keyring,
     local_places,
 )
-from velodrome.store.holds import ended_holds
 from velodrome.store.ledger import Ledger, Stored
-from velodrome.store.leftovers import find_leftovers, leftover_folders, remove_leftovers
+from velodrome.store.leftovers import abandoned, find_leftovers, leftover_folders, remove_leftovers
 from velodrome.store.transfer import unreadable
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
@@ -198,7 +197,7 @@ def _places(seen: _Seen) -> Iterator[Finding]:
 def _leftovers(seen: _Seen) -> Iterator[Finding]:
     ws, folder = seen.ws, blob_folder(seen.ws.blobs)
     folders = [*leftover_folders(ws), *([folder / "incoming"] if folder else [])]
-    left = [*find_leftovers(folders, seen.now - _grace(ws)), *ended_holds(ws.holds)]
+    left = [*find_leftovers(folders, seen.now - _grace(ws)), *abandoned(ws)]
     if left:
         text = f"killed processes left {left[0]}{f' and {len(left) - 1} more' if len(left) > 1 else ''}"
         yield Finding(str(ws.store), text, "velodrome gc", "note")
@@ -294,7 +293,7 @@ def _named(stored: Stored, present: Mapping[Digest, Any], blobs: Blobs) -> Itera
     """The blobs that a record names, the leaves of its trees among them."""
     try:
         payload = msgspec.json.decode(stored.payload)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return
     for path in _BLOBS.get(stored.kind, ()):
         yield from _at(payload, path)

@@ -28,9 +28,9 @@ from velodrome.core.units import parse_duration, show_bytes
 from velodrome.data.layout import layouts_beyond
 from velodrome.store.blobs import Entry
 from velodrome.store.collection import Horizon, find_horizon, leads, sweep
-from velodrome.store.holds import ended_holds, oldest_hold
+from velodrome.store.holds import oldest_hold
 from velodrome.store.ledger import Ledger
-from velodrome.store.leftovers import find_leftovers, leftover_folders, remove_leftovers
+from velodrome.store.leftovers import abandoned, find_leftovers, leftover_folders, remove_leftovers
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Collected", "Share", "collect"]
@@ -134,7 +134,7 @@ def _retired(ws: Workspace, standing: Standing, wanted: Sequence[Given]) -> list
 def _find(ws: Workspace, standing: Standing, entries: Mapping[Digest, Entry], horizon: Horizon) -> _Found:
     lead = leads(standing.graph, ws.blobs, {digest: entry.size for digest, entry in entries.items()})
     kept, still = needed(standing, lead, horizon.ledger), needed(standing, lead, EVER)
-    left = [*find_leftovers(leftover_folders(ws), horizon.ledger), *ended_holds(ws.holds)]
+    left = [*find_leftovers(leftover_folders(ws), horizon.ledger), *abandoned(ws)]
     unneeded = [entry for digest, entry in entries.items() if digest not in still]
     return _Found(
         unneeded=unneeded,

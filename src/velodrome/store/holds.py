@@ -10,7 +10,7 @@ Cost: some 50 µs for a hold; nothing is flushed, since a hold means nothing aft
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from velodrome.core.clock import Clock
 from velodrome.core.errors import StorageError
 from velodrome.core.ids import IdFactory, made_at
 from velodrome.store.files import make_folder
+from velodrome.store.locks import is_held
 
 __all__ = ["ended_holds", "oldest_hold", "writing"]
 
@@ -47,7 +48,7 @@ def oldest_hold(folder: Path, clock: Clock) -> datetime | None:
 
     The beginning of time, where a hold lies in the future: the clock was set back, and nobody knows what is how old.
     """
-    begun = [made_at(path.name) for path in folder.glob(_NAMES) if _is_held(path)]
+    begun = [made_at(path.name) for path in folder.glob(_NAMES) if is_held(path)]
     if begun and max(begun) > clock.now():
         return datetime.min.replace(tzinfo=UTC)
     return min(begun, default=None)
@@ -55,7 +56,7 @@ def oldest_hold(folder: Path, clock: Clock) -> datetime | None:
 
 def ended_holds(folder: Path) -> list[Path]:
     """What killed holders have left."""
-    return [path for path in folder.glob(_NAMES) if not _is_held(path)]
+    return [path for path in folder.glob(_NAMES) if not is_held(path)]
 
 
 def _locked(path: Path) -> int:
@@ -68,16 +69,3 @@ def _locked(path: Path) -> int:
             remedy="check the space and the permissions of the folder",
         ) from error
     return handle
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a live process has locked the file; a shared lock, so that those who look do not see each other."""
-    with suppress(FileNotFoundError):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-    return False

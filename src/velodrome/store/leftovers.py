@@ -1,7 +1,8 @@
-"""What killed processes leave in the folders of a workspace: temporary files and folders, whose names begin with a dot.
+"""What killed processes leave in the folders of a workspace.
 
-Whether somebody still writes to one cannot be seen, so only those go that nobody has touched for an hour before a moment from
-which on everybody is known to have begun.
+Holds and folders of copies are locked by their owners, so what has lost its owner goes at once. Of temporary files and folders,
+whose names begin with a dot, nobody can see whether somebody still writes to them: only those go that nobody has touched for
+an hour before a moment from which on everybody is known to have begun.
 Cost: a `stat` for each file in them.
 """
 
@@ -10,10 +11,12 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from velodrome.store.copies import abandoned_copies
 from velodrome.store.files import remove_tree
+from velodrome.store.holds import ended_holds
 from velodrome.store.workspace import Workspace
 
-__all__ = ["find_leftovers", "leftover_folders", "remove_leftovers"]
+__all__ = ["abandoned", "find_leftovers", "leftover_folders", "remove_leftovers"]
 
 _IDLE = timedelta(hours=1)
 
@@ -21,6 +24,11 @@ _IDLE = timedelta(hours=1)
 def leftover_folders(ws: Workspace) -> list[Path]:
     """Where they lie; the blobs look after their own."""
     return [ws.store, ws.holds, ws.cache, ws.cache / "layouts", ws.store / "scratch"]
+
+
+def abandoned(ws: Workspace) -> list[Path]:
+    """What was locked by a process that is gone."""
+    return [*ended_holds(ws.holds), *abandoned_copies(ws.store / "scratch")]
 
 
 def find_leftovers(folders: Iterable[Path], before: datetime) -> list[Path]:

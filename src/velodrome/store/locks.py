@@ -1,15 +1,15 @@
-"""Exclusive locks between processes of one machine. The kernel frees them when the holder dies, kill -9 included."""
+"""Locks between processes of one machine. The kernel frees them when the holder dies, kill -9 included."""
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from velodrome.core.errors import RunHeld
 from velodrome.store.files import make_folder
 
-__all__ = ["hold"]
+__all__ = ["hold", "is_held"]
 
 
 @contextmanager
@@ -36,3 +36,22 @@ def hold(path: Path, holder: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process has locked a file or folder; what may not be opened counts as held, and what is gone does not.
+
+    Looks by a shared lock, so that those who look do not see each other.
+    """
+    with suppress(FileNotFoundError):
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            return True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    return False

@@ -10,10 +10,8 @@ is there already; a read is one pass. Memory is bounded by a few pieces of 1 MiB
 
 import io
 import os
-import shutil
 import tempfile
 import threading
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from typing import BinaryIO
 from velodrome.core.digest import CHUNK, Digest, Hasher, digest_bytes, is_digest
 from velodrome.core.errors import IntegrityError, MissingBlob, SourceError, StorageError
 from velodrome.store.blobs import Blob, Blobs, Entry
+from velodrome.store.copies import folder_of
 from velodrome.store.files import digest_file, make_folder, temporary_file
 from velodrome.store.folder import Folder, file_time
 
@@ -273,8 +272,7 @@ class AddressedBlobs(Blobs):
     def _folder(self) -> Path:
         with self._lock:
             if self._copies is None:
-                self._copies = Path(tempfile.mkdtemp(prefix="velodrome-", dir=self._scratch))
-                weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+                self._copies = folder_of(self, self._scratch)
             return self._copies
 
     def _intact(self, digest: Digest) -> bool:
