@@ -109,12 +109,10 @@ def _problems(ws: Workspace) -> list[str]:
 
 
 def _contents(ws: Workspace) -> dict[str, Any]:
-    """What a ledger says, as far as it has any meaning: the newest record is the anchor, which nothing vouches for but its
-    digest, and of histories only what counts is told."""
+    """What a ledger says, as far as it has any meaning: of histories only what counts is told."""
     rows: dict[str, list[Any]] = {table: [] for table in _LISTED}
     for table, batch in ws.ledger.dump(*_LISTED):
         rows[table] += batch
-    rows["record"][-1] = rows["record"][-1][:2]
     runs = [pointer.subject.removeprefix("run:") for pointer in ws.ledger.pointers("run:")]
     return rows | {"histories": {run: repr(read_histories(ws, run)) for run in runs}}
 

@@ -31,7 +31,7 @@ from velodrome.store.audit import Damage
 from velodrome.store.blobs import FolderBlobs
 from velodrome.store.ledger import Append, Block, Drop, Event, Ledger, Link, Move, Put, digest_record, read_record
 from velodrome.store.postgres import PostgresLedger
-from velodrome.store.rows import event_row
+from velodrome.store.rows import edge_row, event_row
 from velodrome.store.sql import SqlLedger
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.store.workspace import Workspace
@@ -351,6 +351,24 @@ def test_every_kind_of_change_to_every_row_is_found_and_named(address: str, tmp_
         assert said(verify(ws, anchor=kept.digest)) == []
 
 
+@pytest.mark.slow
+def test_without_any_anchor_every_change_of_a_value_is_found_and_named(ws: Workspace) -> None:
+    """What came after the newest anchor: chains, pointers and seals hold it, but for what is gone whole."""
+    live(ws, 0, 2)
+    rows, found = rows_of(ws.ledger), Counter[str]()
+    random = Random(0)
+    for name, table in TABLES.items():
+        for row in rows[name]:
+            for index, column in enumerate(table.c.keys()):
+                for value in others(row[index], [random.choice(rows[name])[index]], random)[::2]:
+                    change = Change(name, row, column, value)
+                    if made(ws.ledger, change):  # type: ignore[arg-type]
+                        assert verify(ws).damages, change
+                        found[f"{name}.{column}"] += 1
+                        restore(ws.ledger, rows)  # type: ignore[arg-type]
+    assert found.keys() == {f"{name}.{column}" for name, table in TABLES.items() for column in dict(table.c)}
+
+
 # ------------------------------------------------------------------------------------------- what a skilled hand would do
 
 
@@ -443,7 +461,8 @@ def test_a_move_that_does_not_begin_where_the_pointer_was_is_named(ws: Workspace
 def test_an_edge_made_up_for_an_old_record_is_told(ws: Workspace) -> None:
     kept = prepared(ws)
     digest = digest_record(Sample(number=0))
-    execute(ws, f"INSERT INTO edge (src, role, dst) VALUES ('{digest}', 'snapshot', 'nicer data')")
+    columns = ", ".join(f"'{value}'" for value in edge_row(digest, "snapshot", "nicer data").values())
+    execute(ws, f"INSERT INTO edge (src, role, dst, seal) VALUES ({columns})")
     audit = verify(ws, anchor=kept.digest)
     assert said(audit) == []  # an older program may have left it out; a person decides
     assert [(edge.role, edge.dst) for edge in audit.late] == [("snapshot", "nicer data")]

@@ -113,6 +113,10 @@ def test_a_healthy_workspace_has_nothing(patient: Patient) -> None:
 
 LEDGER = {
     "record": ("UPDATE record SET payload = replace(payload, 'buyers', 'buiers') WHERE kind = 'version'", "record"),
+    "record that is no text": ("UPDATE record SET payload = x'7B2261223A22B3227D' WHERE kind = 'version'", "record"),
+    "record's actor": ("UPDATE record SET actor = 'eve' WHERE kind = 'version'", "record"),
+    "record's time": ("UPDATE record SET created = replace(created, '+', '-') WHERE kind = 'run'", "record"),
+    "edge": ("UPDATE edge SET role = 'codE' WHERE role = 'code'", "edge of"),
     "record gone": ("DELETE FROM record WHERE kind = 'report'", "record"),
     "event": ("UPDATE event SET actor = 'eve' WHERE subject LIKE 'alias:%'", "event 1 of alias:buyers@champion"),
     "event gone": ("DELETE FROM event WHERE subject LIKE 'run:%' AND seq = 2", "event 2 of run:"),

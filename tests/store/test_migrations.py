@@ -19,11 +19,13 @@ from alembic.runtime.migration import MigrationContext
 from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import LedgerVersionError, StorageError
 from velodrome.store import postgres as postgres_module
-from velodrome.store import schema
+from velodrome.store import schema, sql
 from velodrome.store.ledger import Append, Link, Move, Put, digest_record, verify_chain
+from velodrome.store.migrations import v4
 from velodrome.store.migrations.way import STEPS
 from velodrome.store.postgres import PostgresLedger
 from velodrome.store.query import Compare, Query
+from velodrome.store.rows import edge_row, is_sealed, read_stored, record_row
 from velodrome.store.sql import SqlLedger
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.testing.ledger import Sample
@@ -50,9 +52,29 @@ def program_of(version: int) -> Iterator[None]:
             for step in STEPS[:version]:
                 step(operations)
 
+        if version < 4:
+            without_seals(patch)
         patch.setattr(schema, "VERSION", version)
         patch.setattr(schema.metadata, "create_all", create_all)
         yield
+
+
+def without_seals(patch: pytest.MonkeyPatch) -> None:
+    """Records and edges are written and read without the column that came with version 4."""
+    for table in (schema.record, schema.edge):
+        columns = [
+            sa.Column(each.name, each.type, primary_key=each.primary_key, autoincrement=False)
+            for each in table.c
+            if each.name != "seal"
+        ]
+        patch.setattr(schema, table.name, sa.Table(table.name, sa.MetaData(), *columns))
+    patch.setattr(sql, "record_row", lambda *given: without_seal(record_row(*given)))
+    patch.setattr(sql, "edge_row", lambda *given: without_seal(edge_row(*given)))
+    patch.setattr(sql, "read_sealed", lambda row: read_stored((*row, "")))
+
+
+def without_seal(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "seal"}
 
 
 def make_old(address: str, version: int) -> None:
@@ -230,6 +252,20 @@ def test_the_runs_that_version_2_wrote_are_found_by_their_facts(address: str) ->
         verify_chain(RUNS[0], ledger.events(RUNS[0]))
 
 
+@pytest.mark.parametrize("at_once", [3, 5000])
+def test_what_earlier_versions_wrote_is_sealed(
+    new_address: NewAddress, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(v4, "_AT_ONCE", at_once)
+    address = new_address()
+    old_ledger(address, SECOND, 2)
+    with closing(open_at(address)) as ledger:
+        rows = [row for _, rows in ledger.dump("record", "edge") for row in rows]
+        assert len(rows) == count(ledger, "record") + count(ledger, "edge") > 30
+        assert all(map(is_sealed, rows))
+        assert {row[-1] for row in rows} != {""}
+
+
 def test_damage_does_not_keep_a_ledger_from_being_migrated(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     old_ledger(str(path), SECOND, 2)
@@ -237,6 +273,8 @@ def test_damage_does_not_keep_a_ledger_from_being_migrated(tmp_path: Path) -> No
         connection.execute("UPDATE record SET payload = X'7B22' WHERE kind IN ('run', 'outcome', 'report')")
         connection.execute("UPDATE series_block SET data = X'00', count = 70")
         connection.execute("UPDATE event SET body = X'FF' WHERE type = 'run.restored'")
+        connection.execute("UPDATE record SET name = X'FF', actor = 7 WHERE position = 1")
+        connection.execute("INSERT INTO edge VALUES (X'FF', X'00', '7')")
     with closing(SqliteLedger(path)) as ledger:
         for run, expected in zip(RUNS, IN_VERSION_2, strict=True):
             kept = {key: expected[key] for key in ("id", "state", "attempts", "started")}

@@ -1,7 +1,7 @@
 """Rows and values: there and back, and what was changed so that it does not read is named."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velodrome.core.errors import IntegrityError
-from velodrome.store.ledger import Event, Move, Put
+from velodrome.store.ledger import Event, Link, Move, Put, digest_record
 from velodrome.store.rows import event_row, moment_text, read_event, read_moment
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.testing.ledger import Sample
@@ -62,3 +62,28 @@ def test_what_does_not_read_is_an_error_with_a_name(ledger: SqliteLedger, change
     with pytest.raises(IntegrityError, match="does not read"):
         read(ledger)  # type: ignore[operator]
     assert ledger.check() == []
+
+
+FLIPS = [
+    *(("record", column) for column in ("kind", "name", "created", "actor", "seal")),
+    *(("edge", column) for column in ("src", "role", "dst", "seal")),
+]
+
+
+@pytest.mark.parametrize(("table", "column"), FLIPS)
+def test_a_column_that_no_digest_covers_is_sealed(ledger: SqliteLedger, table: str, column: str) -> None:
+    sample = digest_record(Sample(number=2))
+    ledger.commit([Put(Sample(number=2), "name"), Link("src", sample, "role")], actor="ann", now=NOW)
+    key = "digest" if table == "record" else "role"
+    with closing(sqlite3.connect(ledger.path)) as connection, connection:
+        flipped = f"{column} = substr({column}, 1, 2) || char(unicode(substr({column}, 3)) + 1) || substr({column}, 4)"
+        connection.execute(f"UPDATE {table} SET {flipped} WHERE {key} = ?", [sample if table == "record" else "role"])
+    reads: list[Callable[[], object]] = [lambda: ledger.get(sample), lambda: ledger.records("sample")]
+    if table == "edge":
+        reads = [lambda: ledger.edges("src"), lambda: ledger.edges(sample, incoming=True)]
+    found_elsewhere = {"kind": 1, "src": 0, "dst": 1}  # what was looked for by this column is not found there any more
+    for read in [each for number, each in enumerate(reads) if number != found_elsewhere.get(column)]:
+        with pytest.raises(IntegrityError, match="was changed after it was written"):
+            read()
+    assert len(list(ledger.scan())) == 2
+    assert len(ledger.rows("record", "digest", [sample])) == 1

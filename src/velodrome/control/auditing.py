@@ -215,7 +215,8 @@ def _events(ws: Workspace) -> list[Event] | None:
 
 
 def _linked(ws: Workspace) -> set[str]:
-    return {str(edge.dst) for edge in ws.ledger.edges(AUDIT, role="anchor")}  # somebody may have left another type
+    """The anchors by their edges, whatever became of these, which the inspection tells."""
+    return {str(dst) for _, role, dst, _ in ws.ledger.rows("edge", "src", [AUDIT]) if role == "anchor"}
 
 
 def _anchors(

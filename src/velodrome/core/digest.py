@@ -100,7 +100,7 @@ def decode(data: bytes, type_: type[_T]) -> _T:
     """
     try:
         return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise IntegrityError(
             f"a stored {type_.__name__} does not read: {error}",
             received=repr(data[:80]),

@@ -103,5 +103,5 @@ def _recall(ws: Workspace) -> dict[str, _Seen]:
     """What is remembered; nothing where the file is missing or damaged, since all of it can be found again."""
     try:
         return msgspec.json.decode(_memory(ws).read_bytes(), type=dict[str, _Seen])
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return {}

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -21,7 +21,7 @@ from velodrome.core.digest import is_digest
 from velodrome.core.errors import StorageError
 from velodrome.registry.references import SOURCE, find
 from velodrome.store.ledger import Edge, Event, Ledger, Stored
-from velodrome.store.rows import read_event, read_verified
+from velodrome.store.rows import read_edge, read_event, read_verified
 from velodrome.store.tombstones import tombstone
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
@@ -122,21 +122,32 @@ def walk(ws: Workspace, reference: str, *, down: bool = False, depth: int | None
     return Lineage(start=start, down=down, nodes=described, edges=tuple(edges), ends=tuple(frontier))
 
 
-class _Rows:
-    """The rows of a table by the value of a column, read many at a time and remembered."""
+_Row: TypeAlias = tuple[Any, ...]
 
-    def __init__(self, ledger: Ledger, table: str, column: str, index: int) -> None:
-        self._ledger, self._table, self._column, self._index = ledger, table, column, index
-        self._found: dict[str, list[tuple[Any, ...]]] = {}
+
+def _ends(row: _Row) -> _Row:
+    """Of the row of an edge where it begins, its role, and where it ends."""
+    edge = read_edge(row)
+    return edge.src, edge.role, edge.dst
+
+
+class _Rows:
+    """The rows of a table by the value of a column, read many at a time and remembered; what `read` makes of them."""
+
+    def __init__(
+        self, ledger: Ledger, table: str, column: str, index: int, read: Callable[[_Row], _Row] = tuple
+    ) -> None:
+        self._ledger, self._table, self._column, self._index, self._read = ledger, table, column, index, read
+        self._found: dict[str, list[_Row]] = {}
 
     def want(self, values: Iterable[str]) -> None:
         """Read what is going to be asked for."""
         missing = [value for value in dict.fromkeys(values) if value not in self._found]
         self._found |= {value: [] for value in missing}
         for row in self._ledger.rows(self._table, self._column, missing):
-            self._found[row[self._index]].append(row)
+            self._found[row[self._index]].append(self._read(row))
 
-    def __getitem__(self, value: str) -> list[tuple[Any, ...]]:
+    def __getitem__(self, value: str) -> list[_Row]:
         self.want([value])
         return self._found[value]
 
@@ -146,7 +157,8 @@ class _Look:
 
     def __init__(self, ws: Workspace) -> None:
         self._ws = ws
-        self._out, self._in = _Rows(ws.ledger, "edge", "src", 0), _Rows(ws.ledger, "edge", "dst", 2)
+        self._out = _Rows(ws.ledger, "edge", "src", 0, _ends)
+        self._in = _Rows(ws.ledger, "edge", "dst", 2, _ends)
         self._records = _Rows(ws.ledger, "record", "digest", 1)
         self._events = _Rows(ws.ledger, "event", "subject", 0)
         self._pointers = _Rows(ws.ledger, "pointer", "subject", 0)

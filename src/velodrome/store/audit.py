@@ -3,12 +3,13 @@
 Pure: rows come in as `Ledger.dump` gives them, what anchors saw comes in as *lines*, and damages come out. A line is what an
 anchor keeps of a row; lines are sorted, as rows are by their keys:
 
-    edge      (src, role, dst)                                 all of it
+    edge      (src, role, dst)                                 all of it, but for its seal
     event     (subject, seq, digest)                           the head of a chain, which vouches for all events before it
-    record    (position, digest, kind, name, created, actor)   all but the payload, for which the digest vouches
+    record    (position, digest, kind, name, created, actor)   all but the seal, and the payload, for which the digest vouches
 
-An event must be the very bytes that the ledger writes, so that no column changes unseen, and a pointer what its events say.
-What came after the newest anchor is held together by its chains alone; docs/audit.md says what that cannot prove.
+The seals of records and edges (`store.rows`) must fit, whatever anchors saw. An event must be the very bytes that the ledger
+writes, so that no column changes unseen, and a pointer what its events say.
+What came after the newest anchor is held together by its chains and seals alone; docs/audit.md says what that cannot prove.
 Cost: 25 µs for an event, 5 µs for a record, 3 µs for an edge. Memory: one chain, and what is known of each pointer.
 """
 
@@ -24,7 +25,7 @@ import msgspec
 from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import IntegrityError
 from velodrome.store.ledger import Edge, Event
-from velodrome.store.rows import event_row, moment_text, read_event, read_moment
+from velodrome.store.rows import event_row, is_sealed, moment_text, read_event, read_moment
 
 __all__ = ["Damage", "EdgeLine", "HeadLine", "Inspection", "RecordLine", "edge_lines", "head_lines", "record_lines"]
 
@@ -74,8 +75,11 @@ class Inspection:
 
     def edges(self, rows: Iterable[_Row], lines: Iterable[EdgeLine], *, anchored: bool = True) -> None:
         """`anchored`: there is an anchor, so that some edges may be late."""
-        for (src, role, dst), found, seen in _beside(self._placed("edge", rows, (str, str, str)), lines, _whole):
+        placed = self._placed("edge", rows, (str, str, str))
+        for (src, role, dst), found, seen in _beside(placed, lines, itemgetter(slice(3))):
             self.seen["edges"] += len(found)
+            if not all(map(is_sealed, found)):
+                self.found("edge", f"{src} → {dst}", None, f"the edge {role!r} is not what was sealed: {_CHANGED}")
             if not found:
                 self.found("edge", f"{src} → {dst}", None, f"the edge {role!r} is gone")
             elif not seen:
@@ -216,7 +220,7 @@ class _Chain:
 
 def edge_lines(rows: Iterable[_Row]) -> Iterator[EdgeLine]:
     """The lines of edges. Like the other two, this leaves out rows that somebody gave an impossible key."""
-    for src, role, dst in rows:
+    for src, role, dst, _ in rows:
         if type(src) is type(role) is type(dst) is str:
             yield src, role, dst
 
@@ -231,7 +235,7 @@ def head_lines(rows: Iterable[_Row]) -> Iterator[HeadLine]:
 
 def record_lines(rows: Iterable[_Row]) -> Iterator[RecordLine]:
     """The lines of records."""
-    for position, digest, kind, name, created, actor, _ in rows:
+    for position, digest, kind, name, created, actor, *_ in rows:
         yield position, str(digest), str(kind), str(name), str(created), str(actor)
 
 
@@ -249,6 +253,8 @@ def _record(found: Sequence[_Row], seen: Sequence[RecordLine], *, unseen: bool) 
         yield f"its kind is {kind!r}, its payload says {_kind_of(payload)!r}"
     if not _is_moment(created):
         yield f"its created is {created!r}, which the ledger does not write"
+    if not is_sealed(found[0]):
+        yield f"its kind, name, time or actor is not what was sealed: {_CHANGED}"
     for line in dict.fromkeys(seen):
         for name, is_, was in zip(_COLUMNS, found[0], line, strict=False):
             if is_ != was:
@@ -268,7 +274,7 @@ def _read(row: _Row) -> Event | None:
 def _kind_of(payload: bytes) -> str | None:
     try:
         return msgspec.json.decode(payload, type=_Kind).kind
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
@@ -289,10 +295,6 @@ def _named(row: _Row) -> str:
 
 def _gone(what: str, first: int, last: int) -> str:
     return f"{what} {first} is gone" if first == last else f"{what}s {first} to {last} are gone"
-
-
-def _whole(key: Any) -> Any:
-    return key
 
 
 def _beside(

@@ -249,7 +249,7 @@ def _opened(data: bytes, id_: str) -> tuple[bytes, _Origin] | None:
     try:
         sealed = msgspec.json.decode(data, type=_Sealed)
         payload, origin = bytes(sealed.backup), msgspec.json.decode(sealed.backup, type=_Origin)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return (payload, origin) if digest_bytes(payload) == sealed.digest and origin.id == id_ else None
 

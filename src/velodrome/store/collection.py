@@ -34,7 +34,7 @@ from velodrome.core.errors import IntegrityError, StorageError
 from velodrome.store.blobs import Blobs, Entry
 from velodrome.store.holds import oldest_hold
 from velodrome.store.ledger import Batch, Event, Ledger, Pointer, Stored, verify_chain
-from velodrome.store.rows import read_event, read_pointer, read_stored
+from velodrome.store.rows import read_edge, read_event, read_pointer, read_sealed
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Graph", "Horizon", "Kinds", "find_horizon", "leads", "reach", "read_graph", "sweep"]
@@ -103,7 +103,7 @@ def read_graph(ledger: Ledger, kinds: Kinds) -> Graph:
     """What a ledger says, all of it verified: a name that cannot be read might be of something that is needed.
 
     Raises:
-        IntegrityError: a record or a chain was changed after it was written.
+        IntegrityError: a record, an edge or a chain was changed after it was written.
     """
     graph = Graph()
     read: dict[str, Callable[[Graph, Kinds, Iterable[Any]], None]] = {
@@ -206,7 +206,7 @@ def _shifted(moment: datetime, by: timedelta) -> datetime:
 
 
 def _read_records(graph: Graph, kinds: Kinds, rows: Iterable[Any]) -> None:
-    for stored in map(read_stored, rows):
+    for stored in map(read_sealed, rows):
         if digest_bytes(stored.payload) != stored.digest:
             raise IntegrityError(
                 f"the {stored.kind} {stored.digest[:12]} was changed after it was written",
@@ -227,9 +227,9 @@ def _read_records(graph: Graph, kinds: Kinds, rows: Iterable[Any]) -> None:
 
 
 def _read_edges(graph: Graph, kinds: Kinds, rows: Iterable[Any]) -> None:
-    for src, role, dst in rows:
-        if role not in kinds.roles:
-            graph.lead(src, dst)
+    for edge in map(read_edge, rows):
+        if edge.role not in kinds.roles:
+            graph.lead(edge.src, edge.dst)
 
 
 def _read_events(graph: Graph, kinds: Kinds, rows: Iterable[Any]) -> None:

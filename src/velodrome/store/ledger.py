@@ -188,6 +188,8 @@ class Ledger(ABC):
     - A handle may be shared by threads. A handle used in a forked child raises StorageError.
     - Nothing that was put, linked or appended ever changes or goes; a block goes only by a `Drop`. Pointers and facts are
       what they were last said to be.
+    - A record or an edge of which a column was changed in the database is not handed out: IntegrityError names it. Only
+      `scan`, `rows` and `dump` give everything as it is.
     """
 
     @abstractmethod
@@ -211,7 +213,7 @@ class Ledger(ABC):
     def records(
         self, kind: str, *, name: str | None = None, newest_first: bool = True, limit: int | None = None
     ) -> list[Stored]:
-        """Records of a kind in the order in which they were put."""
+        """Records of a kind in the order in which they were put, payloads not verified."""
 
     @abstractmethod
     def edges(self, node: str, *, incoming: bool = False, role: str | None = None) -> list[Edge]:

@@ -180,7 +180,7 @@ class PostgresLedger(SqlLedger):
                 remedy="take a dump with pg_dump, then open it once with PostgresLedger(url, dumped=True)",
             )
 
-    def _refusal(self, error: sa.exc.SQLAlchemyError) -> StorageError:
+    def _refusal(self, error: Exception) -> StorageError:
         refused = super()._refusal(error)
         remedy = _REMEDIES.get(_sqlstate(error))
         if _is_lost(error):
@@ -193,7 +193,7 @@ class _ServerLost(StorageError):
     """No answer: of a commit it is not known whether it was made."""
 
 
-def _is_lost(error: sa.exc.SQLAlchemyError) -> bool:
+def _is_lost(error: Exception) -> bool:
     """Whether the session is gone: it could not be made, broke, or was ended by the server, as an idle writer's is (25P03)."""
     if not isinstance(error, sa.exc.DBAPIError):
         return False
@@ -201,7 +201,7 @@ def _is_lost(error: sa.exc.SQLAlchemyError) -> bool:
     return ended or error.connection_invalidated or error.statement is None
 
 
-def _sqlstate(error: sa.exc.SQLAlchemyError) -> str:
+def _sqlstate(error: Exception) -> str:
     return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 

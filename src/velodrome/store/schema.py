@@ -1,7 +1,7 @@
 """The tables of the ledger, the same for every database.
 
 Version 1: the tables. Version 2: the index by which the newest records of a kind are found without reading all of them.
-Version 3: facts, by which runs are searched.
+Version 3: facts, by which runs are searched. Version 4: the seals of records and edges.
 `migrations/` has the steps between versions; what is declared here is where they end, which a test compares.
 On PostgreSQL texts are compared by their bytes (collation "C"), as SQLite does, and integers have 64 bits, as SQLite's have.
 """
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 __all__ = ["VERSION", "edge", "event", "fact", "metadata", "pointer", "record", "series_block"]
 
-VERSION = 3
+VERSION = 4
 
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _DIGEST = sa.String(64).with_variant(sa.String(64, collation="C"), "postgresql")
@@ -28,6 +28,7 @@ record = sa.Table(
     sa.Column("created", _TEXT, nullable=False),
     sa.Column("actor", _TEXT, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("seal", _TEXT, nullable=False, server_default=""),
     sa.Index("record_by_kind", "kind", "name", "position"),
     sa.Index("record_in_order", "kind", "position"),
 )
@@ -38,6 +39,7 @@ edge = sa.Table(
     sa.Column("src", _TEXT, primary_key=True),
     sa.Column("role", _TEXT, primary_key=True),
     sa.Column("dst", _TEXT, primary_key=True),
+    sa.Column("seal", _TEXT, nullable=False, server_default=""),
     sa.Index("edge_by_dst", "dst", "role"),
 )
 

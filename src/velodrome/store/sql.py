@@ -21,7 +21,6 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from velodrome.core.digest import canonical, digest_bytes
 from velodrome.core.errors import LedgerVersionError, PointerMoved, StateError, StorageError
 from velodrome.core.extras import load
 from velodrome.store import schema
@@ -44,13 +43,17 @@ from velodrome.store.ledger import (
 )
 from velodrome.store.query import Found, Query
 from velodrome.store.rows import (
+    edge_row,
     event_row,
     moment_text,
+    read_edge,
     read_event,
     read_moment,
     read_pointer,
+    read_sealed,
     read_stored,
     read_verified,
+    record_row,
 )
 from velodrome.store.search import fact_row, facts_statement, found_of, keys_statement, search_statement, starts
 
@@ -95,14 +98,14 @@ class SqlLedger(Ledger):
         if name is not None:
             query = query.where(schema.record.c.name == name)
         order = schema.record.c.position.desc() if newest_first else schema.record.c.position
-        return [read_stored(row) for row in self._all(query.order_by(order).limit(limit))]
+        return [read_sealed(row) for row in self._all(query.order_by(order).limit(limit))]
 
     def edges(self, node: str, *, incoming: bool = False, role: str | None = None) -> list[Edge]:
         near, far = (schema.edge.c.dst, schema.edge.c.src) if incoming else (schema.edge.c.src, schema.edge.c.dst)
-        query = sa.select(schema.edge.c.src, schema.edge.c.dst, schema.edge.c.role).where(near == node)
+        query = sa.select(schema.edge).where(near == node)
         if role is not None:
             query = query.where(schema.edge.c.role == role)
-        return [Edge(row.src, row.dst, row.role) for row in self._all(query.order_by(schema.edge.c.role, far))]
+        return [read_edge(row) for row in self._all(query.order_by(schema.edge.c.role, far))]
 
     def events(self, subject: str) -> list[Event]:
         query = sa.select(schema.event).where(schema.event.c.subject == subject).order_by(schema.event.c.seq)
@@ -205,7 +208,7 @@ class SqlLedger(Ledger):
     def _back_up(self, connection: sa.Connection, version: int) -> None:
         """Copy the ledger as the present transaction sees it, and verify the copy."""
 
-    def _refusal(self, error: sa.exc.SQLAlchemyError) -> StorageError:
+    def _refusal(self, error: Exception) -> StorageError:
         """What the database said, as an error of ours."""
         said = getattr(error, "orig", None) or error
         return StorageError(f"the ledger {self.name} refused: {said}", remedy="run `velodrome doctor`")
@@ -281,8 +284,8 @@ class SqlLedger(Ledger):
         try:
             with self._engine.connect() as connection:
                 yield connection
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            raise self._refusal(error) from error
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, UnicodeDecodeError) as error:
+            raise self._refusal(error) from error  # SQLite quotes what it cannot read, which may be no text
 
     def _refuse_fork(self) -> None:
         if os.getpid() != self._pid:
@@ -329,24 +332,12 @@ def _is_text(text: str) -> bool:
 
 
 def _put(connection: sa.Connection, writes: Sequence[Put], actor: str, now: datetime) -> None:
-    rows = [_record_row(write, actor, now) for write in writes]
+    rows = [record_row(write, actor, now) for write in writes]
     connection.execute(_keeping(schema.record, connection.dialect.name), rows)
 
 
-def _record_row(write: Put, actor: str, now: datetime) -> dict[str, Any]:
-    payload = canonical(write.record)
-    return {
-        "digest": digest_bytes(payload),
-        "kind": write.record.kind(),
-        "name": write.name,
-        "created": moment_text(now),
-        "actor": actor,
-        "payload": payload,
-    }
-
-
 def _link(connection: sa.Connection, writes: Sequence[Link], actor: str, now: datetime) -> None:
-    rows = [msgspec.structs.asdict(write) for write in writes]
+    rows = [edge_row(write.src, write.role, write.dst) for write in writes]
     connection.execute(_keeping(schema.edge, connection.dialect.name), rows)
 
 

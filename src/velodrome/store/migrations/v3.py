@@ -133,7 +133,7 @@ def _restored(body: bytes) -> tuple[int, int]:
     """The attempt, and the step that it went on from."""
     try:
         read = msgspec.json.decode(body, type=dict[str, int])
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         read = {}
     return read.get("attempt", 0), read.get("step", 0)
 

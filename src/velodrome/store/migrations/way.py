@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 
-from velodrome.store.migrations import v1, v2, v3
+from velodrome.store.migrations import v1, v2, v3, v4
 
 __all__ = ["STEPS", "upgrade"]
 
-STEPS: list[Callable[[Operations], None]] = [v1.upgrade, v2.upgrade, v3.upgrade]
+STEPS: list[Callable[[Operations], None]] = [v1.upgrade, v2.upgrade, v3.upgrade, v4.upgrade]
 """What makes each version, from 1, of the one before; version 0 has no tables."""
 
 
