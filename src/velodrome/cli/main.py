@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velodrome.cli import audit, backup, collect, data, lineage, loop, models, report, runs, work
+from velodrome.cli import audit, backup, collect, data, keys, lineage, loop, models, report, runs, work
 from velodrome.cli.output import print_error
 from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
 
@@ -29,6 +29,7 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(audit.app, name="audit")
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)

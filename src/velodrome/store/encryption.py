@@ -61,9 +61,9 @@ class EncryptedBlobs(AddressedBlobs):
         self._encrypted = EncryptedObjects(objects, master)
         super().__init__(self._encrypted, scratch)
 
-    def rotate(self, new: WrappingKey) -> None:
+    def rotate(self, new: WrappingKey) -> int:
         """See `EncryptedObjects.rotate`."""
-        self._encrypted.rotate(new)
+        return self._encrypted.rotate(new)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,11 @@ class EncryptedObjects(Objects):
     def sweep(self, before: datetime) -> int:
         return self._inner.sweep(before)
 
-    def rotate(self, new: WrappingKey) -> None:
+    def under(self, master: WrappingKey) -> "EncryptedObjects":
+        """The same place, with another master key."""
+        return EncryptedObjects(self._inner, master)
+
+    def rotate(self, new: WrappingKey, *, dry_run: bool = False) -> int:
         """Let `new` take the place of the master key: the store keys are wrapped again, what is stored from now on gets a
         new one, and the old master key opens nothing any more. No object is touched.
 
@@ -227,25 +231,43 @@ class EncryptedObjects(Objects):
         master key *and* a copy of the old keyring can still read what was stored before; whoever has the first master key
         can tell whether bytes that they know are stored.
 
+        Args:
+            dry_run: only open what is there.
+
+        Returns:
+            How many store keys were wrapped with the old master key.
+
         Raises:
             WrongKey: neither key opens the store.
         """
         if new.id == self._master.id:
             raise ConfigurationError("the new key is the old one", received=f"key {new.id}", remedy="make another key")
         with self._lock:
-            masters = self._keyring.masters()
-            old = {number for number, ids in masters.items() if self._master.id in ids}
-            done = {number for number, ids in masters.items() if new.id in ids}
-            if masters and not old | done:
-                raise self._wrong_key()
-            keys = [self._keyring.open(number, self._master if number in old else new) for number in old | done]
-            if old and not done - old:
-                keys.append(_made(max(old), keys[0].names))
-            for key in keys:
-                self._keyring.add(key, new)
-            for number in old:
-                self._keyring.remove(number, self._master)
-            self._master, self._keys = new, {key.number: key for key in keys}
+            count = 0
+            while True:  # somebody may begin the store, or mend its keys, with the old master key meanwhile
+                old, keys = self._of_both(new)
+                count += len(old)
+                if dry_run:
+                    return count
+                if not old:
+                    self._master, self._keys = new, {key.number: key for key in keys}
+                    return count
+                for key in keys:
+                    self._keyring.add(key, new)
+                for number in old:
+                    self._keyring.remove(number, self._master)
+
+    def _of_both(self, new: WrappingKey) -> tuple[set[str], Sequence[_StoreKey]]:
+        """The numbers of the keys that the old master key wraps; and all keys, with one that only the new one is to know."""
+        masters = self._keyring.masters()
+        old = {number for number, ids in masters.items() if self._master.id in ids}
+        done = {number for number, ids in masters.items() if new.id in ids}
+        if masters and not old | done:
+            raise self._wrong_key()
+        keys = [self._keyring.open(number, self._master if number in old else new) for number in old | done]
+        if old and not done - old:
+            keys.append(_made(max(old), keys[0].names))
+        return old, keys
 
     def damaged_keys(self) -> Sequence[str]:
         """The names, in the place itself, of copies of store keys that are missing or do not open."""
