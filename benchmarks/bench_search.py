@@ -3,8 +3,9 @@
 The goal is a 95th percentile, given as a multiple of what the module sqlite3 takes, in the same turn, to sort 1,000 runs by a
 metric and to gather what a list shows of each, with statements written by hand: 150 ms over 13 ms.
 Ours is `search_runs`: it reads the words, finds the page, and makes what `velodrome runs list` prints. Told beside it, without a
-goal: the same question on the same file asked by hand, whose answers are compared once; other questions; and the list and
-the frame of all runs. All take turns in one process, so that a noisy machine hits all.
+goal: the same question on the same file asked by hand, whose answers are compared once; the same on PostgreSQL on loopback,
+its tables analysed, where its package is installed; other questions; and the list and the frame of all runs. All take turns in
+one process, so that a noisy machine hits all.
 """
 
 import json
@@ -15,14 +16,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench_read import postgres
+
 from velodrome.core.ids import IdFactory
 from velodrome.registry.facts import facts_of
 from velodrome.registry.search import list_runs, runs_frame, search_runs
+from velodrome.store.postgres import PostgresLedger
 from velodrome.store.workspace import Workspace, open_folder
 
 RUNS, YARDSTICK, TURNS = 10_000, 1_000, 41
@@ -54,6 +59,18 @@ OTHERS = {
     "rare": "id in ('nobody') or seed = 77",
     "everything-false": "metrics.roc_auc > 2 order by metrics.roc_auc",
 }
+
+
+def on_postgres(ws: Workspace, stack: ExitStack) -> Workspace | None:
+    """The same runs on a server of its own, if there is one; without statistics it would plan as if there were none."""
+    url = stack.enter_context(postgres())
+    if url is None:
+        return None
+    ledger = stack.enter_context(closing(PostgresLedger(url)))
+    ledger.fill(ws.ledger.dump())
+    with ledger._connection() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    return replace(ws, ledger=ledger)
 
 
 def fill(ws: Workspace, count: int) -> None:
@@ -123,7 +140,7 @@ def compare(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
     return taken
 
 
-def measure(ws: Workspace, small: Workspace) -> Iterator[tuple[str, dict[str, list[float]]]]:
+def measure(ws: Workspace, small: Workspace, other: Workspace | None) -> Iterator[tuple[str, dict[str, list[float]]]]:
     few, many = (sqlite3.connect(each.store / "ledger.db") for each in (small, ws))
     with closing(few), closing(many):
         for name, (words, statement) in QUESTIONS.items():
@@ -132,7 +149,11 @@ def measure(ws: Workspace, small: Workspace) -> Iterator[tuple[str, dict[str, li
                 theirs = partial(by_hand, many, statement, limit)
                 require_same(list(ours().runs), theirs())
                 yardstick = partial(by_hand, few, SORTED, YARDSTICK)
-                yield f"{name}-{limit}", compare({"ours": ours, "by hand": theirs, "yardstick": yardstick})
+                acts = {"ours": ours, "by hand": theirs, "yardstick": yardstick}
+                if other:
+                    acts["postgresql"] = partial(search_runs, other, words, limit=limit)
+                    require_same(list(acts["postgresql"]().runs), theirs())
+                yield f"{name}-{limit}", compare(acts)
 
 
 # ----------------------------------------------------------------------------------------------------------------- results
@@ -153,6 +174,15 @@ def line(name: str, taken: dict[str, list[float]]) -> tuple[float, str]:
     return share, f"search-{name}-p95 {words} {'met' if share <= 1 else 'missed'}"
 
 
+def elsewhere(measured: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    """What PostgreSQL took, beside what SQLite did."""
+    for name, taken in measured.items():
+        if there := taken.get("postgresql"):
+            ratio = statistics.median(one / other for one, other in zip(there, taken["ours"], strict=True))
+            median = statistics.median(there) * 1000
+            yield f"search-{name}-postgresql {median:.1f}ms p95 {percentile(there) * 1000:.1f}ms, {ratio:.2f} of SQLite"
+
+
 def told(ws: Workspace) -> Iterator[str]:
     reads: dict[str, Callable[[], object]] = {
         f"search-{name}": (lambda words=words: search_runs(ws, words, limit=100)) for name, words in OTHERS.items()
@@ -171,8 +201,8 @@ def main() -> None:
         fill(ws, RUNS)
         fill(small, YARDSTICK)
         size = (ws.store / "ledger.db").stat().st_size
-        measured = dict(measure(ws, small))
-        others = [f"{RUNS} runs in {size / 1e6:.0f} MB", *told(ws)]
+        measured = dict(measure(ws, small, on_postgres(ws, stack)))
+        others = [f"{RUNS} runs in {size / 1e6:.0f} MB", *told(ws), *elsewhere(measured)]
     summary = [text for _, text in sorted(line(name, taken) for name, taken in measured.items())]
     kept = {"goal": GOAL, "sqlite": sqlite3.sqlite_version, "told": others, "lines": summary, "all_seconds": measured}
     (results / "search.json").write_text(json.dumps(kept, indent=1))
