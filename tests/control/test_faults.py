@@ -6,6 +6,7 @@ as it is: it must come to what an undisturbed twin comes to. A first run without
 
 import functools
 import itertools
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -35,12 +36,13 @@ from velodrome.data.snapshots import newest_snapshot, take_snapshot
 from velodrome.registry import provenance
 from velodrome.registry.runs import RunState, outcome_of
 from velodrome.registry.search import list_runs
+from velodrome.registry.series import block_problems
 from velodrome.registry.versions import VersionState, approve, list_versions, move_state, promote, register, state_of
 from velodrome.serving.batch import predict_file
 from velodrome.store.backup import BackupPlace
 from velodrome.store.faults import Fault, FaultPlan, FaultyBlobs, FaultyLedger, FaultyObjects
 from velodrome.store.health import tally
-from velodrome.store.ledger import verify_chain
+from velodrome.store.ledger import Block, verify_chain
 from velodrome.store.named import FolderObjects, Objects
 from velodrome.training.track import tracked
 
@@ -258,6 +260,7 @@ def restored(world: World) -> Iterator[str]:
             if digest_bytes(payload) != digest:
                 yield f"record {digest}"
                 connection.execute("UPDATE record SET payload = ? WHERE digest = ?", (flipped(payload), digest))
+        yield from _blocks_restored(connection)
         for subject, seq, body in connection.execute("SELECT subject, seq, body FROM event").fetchall():
             if not _reads(world, subject):
                 connection.execute(
@@ -269,6 +272,14 @@ def restored(world: World) -> Iterator[str]:
                 else:
                     connection.execute("UPDATE event SET body = ? WHERE subject = ? AND seq = ?", (body, subject, seq))
         connection.commit()
+
+
+def _blocks_restored(connection: sqlite3.Connection) -> Iterator[str]:
+    for row in connection.execute("SELECT * FROM series_block").fetchall():
+        if block_problems([Block(*row)]):
+            yield f"block {row[:4]}"
+            where = "run = ? AND series = ? AND attempt = ? AND first_step = ?"
+            connection.execute(f"UPDATE series_block SET data = ? WHERE {where}", (flipped(row[-1]), *row[:4]))
 
 
 def _reads(world: World, subject: str) -> bool:
@@ -325,7 +336,8 @@ def _shown(fault: Fault) -> str:
 
 
 def each(n: int, quick: int) -> pytest.MarkDecorator:
-    """Each n-th experiment, and few of them for the quick tests."""
+    """Each n-th experiment, and few of them for the quick tests; FAULTS_EVERY=1 in the environment makes all of them."""
+    n = min(n, int(os.environ.get("FAULTS_EVERY", n)))
     return pytest.mark.parametrize("every", [pytest.param(n, marks=pytest.mark.slow), quick])
 
 

@@ -19,6 +19,7 @@ from velodrome.control.auditing import anchor, verify
 from velodrome.control.checkup import examine
 from velodrome.core.clock import SystemClock
 from velodrome.core.errors import VelodromeError
+from velodrome.registry.anchors import AUDIT
 from velodrome.registry.versions import CHAMPION, find_alias, rollback
 from velodrome.store.health import tally
 
@@ -60,16 +61,19 @@ def test_a_full_disk_is_named_and_harms_nothing(linear: Project, size: int) -> N
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a world with a champion and an anchor, whose ledger is in one file."""
+    """The folder of a world with a champion, half of whose story came after the newest anchor; its ledger is in one file."""
     world = World(tmp_path_factory.mktemp("whole"))
     world.deliver(1, rows=120)
     world.retrain(1)
     anchor(world.ws)
+    world.deliver(2, rows=120)
+    world.retrain(2, asked=True)
+    assert len(world.ws.ledger.events(AUDIT)) == 2
     world.ws.close()
     return world.root
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(16))
 def test_a_bit_of_the_ledger_is_missed_by_nobody(whole: Path, tmp_path: Path, seed: int) -> None:
     """Wherever it flips in the file: it is told, or it was of no meaning."""
     rng = random.Random(seed)

@@ -253,12 +253,15 @@ def _record(found: Sequence[_Row], seen: Sequence[RecordLine], *, unseen: bool) 
         yield f"its kind is {kind!r}, its payload says {_kind_of(payload)!r}"
     if not _is_moment(created):
         yield f"its created is {created!r}, which the ledger does not write"
-    if not is_sealed(found[0]):
-        yield f"its kind, name, time or actor is not what was sealed: {_CHANGED}"
-    for line in dict.fromkeys(seen):
-        for name, is_, was in zip(_COLUMNS, found[0], line, strict=False):
-            if is_ != was:
-                yield f"its {name} is {is_!r}, an anchor saw {was!r}"
+    different = [
+        f"its {name} is {is_!r}, an anchor saw {was!r}"
+        for line in dict.fromkeys(seen)
+        for name, is_, was in zip(_COLUMNS, found[0], line, strict=False)
+        if is_ != was
+    ]
+    if not different and not is_sealed(found[0]):
+        different = [f"its kind, name, time or actor is not what was sealed: {_CHANGED}"]
+    yield from different
 
 
 def _read(row: _Row) -> Event | None:
