@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from velodrome.control.auditing import verify
 from velodrome.core.clock import ManualClock
 from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import NotFound, PointerMoved
@@ -223,3 +224,4 @@ def test_64_processes_register_and_move_one_alias_at_once(address: str, tmp_path
             assert all(event.time <= later.time for event, later in pairwise(events))
         assert [event.body["to"] for event in ws.ledger.events("model:late")] == [str(n) for n in range(1, 65)]
         assert_right(ws, 1000)
+        assert verify(ws).damages == ()

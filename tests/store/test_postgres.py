@@ -270,6 +270,30 @@ def test_another_writer_is_not_waited_for_for_ever(open_at: Open, url: str) -> N
     ledger.commit([Append("s", "t")], actor="ann", now=NOW)
 
 
+FULL = """
+CREATE FUNCTION {schema}.full() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'could not extend file: No space left on device'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON {schema}.event EXECUTE FUNCTION {schema}.full();
+"""
+
+
+def test_a_full_disk_of_the_server_is_named_and_nothing_is_half_written(
+    open_at: Open, postgres: Server, url: str
+) -> None:
+    """As the server answers when it has no room: in the middle of a commit whose record and edge it has taken."""
+    ledger = open_at(url)
+    writes = [Put(Sample(number=1)), Link("a", "b", "r"), Append("s", "t")]
+    with postgres.connect() as session:
+        session.execute(FULL.format(schema=ledger._schema))
+        with pytest.raises(StorageError, match="No space left on device") as caught:
+            ledger.commit(writes, actor="ann", now=NOW)
+        assert "make room" in str(caught.value)
+        assert (list(ledger.scan()), ledger.edges("a"), ledger.events("s")) == ([], [], [])
+        session.execute(f"DROP TRIGGER full_disk ON {ledger._schema}.event")
+    ledger.commit(writes, actor="ann", now=NOW)
+    assert (len(list(ledger.scan())), len(ledger.edges("a")), len(ledger.events("s"))) == (1, 1, 1)
+
+
 def test_a_writer_that_fell_asleep_in_a_transaction_holds_nobody_up(open_at: Open, url: str) -> None:
     ledger, sleeper = open_at(url), open_at(url, patience=1.0)
     with pytest.raises(StorageError), sleeper._transaction():

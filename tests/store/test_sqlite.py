@@ -62,11 +62,22 @@ def test_a_record_edited_by_hand_is_found(ledger: SqliteLedger) -> None:
         ledger.get(digest)
 
 
-def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounted = psutil._ntuples.sdiskpart("server:/export", str(tmp_path), "nfs4", "rw")
-    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [mounted])
-    with pytest.raises(StorageError, match="network file system"):
-        SqliteLedger(tmp_path / "ledger.db")
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs", "smbfs"])
+def test_a_network_file_system_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """What counts is the innermost mount that the folder lies in."""
+
+    def mounted(**kinds: str) -> None:
+        found = [psutil._ntuples.sdiskpart("device", str(tmp_path / path), kind, "rw") for path, kind in kinds.items()]
+        monkeypatch.setattr(psutil, "disk_partitions", lambda **_: found)
+
+    (tmp_path / "share" / "local").mkdir(parents=True)
+    mounted(**{"": "ext4", "share": kind, "share/local": "xfs"})
+    with pytest.raises(StorageError, match="network file system") as caught:
+        SqliteLedger(tmp_path / "share" / "ledger.db")
+    assert caught.value.received == f"{tmp_path / 'share'} ({kind})"
+    assert list((tmp_path / "share").iterdir()) == [tmp_path / "share" / "local"]
+    for folder in ("", "share/local"):
+        SqliteLedger(tmp_path / folder / "ledger.db").close()
 
 
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
