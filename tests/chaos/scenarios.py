@@ -2,17 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
-import sqlalchemy as sa
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext
 from deeds import DATASETS, DEEDS, Hand, backups, deliver
+from older import program_of
 from places import Place
 
 from velodrome.control.backups import back_up, check
@@ -27,7 +23,6 @@ from velodrome.registry.series import read_series
 from velodrome.registry.versions import list_versions, resolve, stood_as
 from velodrome.store import schema
 from velodrome.store.ledger import Move, Put, read_record, verify_chain
-from velodrome.store.migrations.way import STEPS as MIGRATIONS
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
 from velodrome.testing.ledger import Sample
@@ -72,17 +67,7 @@ def files(place: Place) -> None:
 
 def old_ledger(place: Place) -> None:
     """A ledger of an older version, with something in it: made by the steps that led to that version."""
-    version = schema.VERSION - 1
-
-    def create_all(connection: sa.Connection, **_: object) -> None:
-        operations = Operations(MigrationContext.configure(connection))
-        for step in MIGRATIONS[:version]:
-            step(operations)
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(schema, "VERSION", version))
-        stack.enter_context(patch.object(schema.metadata, "create_all", create_all))
-        ws = stack.enter_context(place.open())
+    with program_of(schema.VERSION - 1), place.open() as ws:
         ws.commit(*(Put(Sample(number=number)) for number in range(50)), Move("before", None, "1", "moved"))
 
 

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
+from older import program_of
 
 from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import LedgerVersionError, StorageError
 from velodrome.store import postgres as postgres_module
-from velodrome.store import schema, sql
+from velodrome.store import schema
 from velodrome.store.ledger import Append, Link, Move, Put, digest_record, verify_chain
 from velodrome.store.migrations import v4
 from velodrome.store.migrations.way import STEPS
 from velodrome.store.postgres import PostgresLedger
 from velodrome.store.query import Compare, Query
-from velodrome.store.rows import edge_row, is_sealed, read_stored, record_row
+from velodrome.store.rows import is_sealed
 from velodrome.store.sql import SqlLedger
 from velodrome.store.sqlite import SqliteLedger
 from velodrome.testing.ledger import Sample
@@ -40,41 +40,6 @@ NewAddress = Callable[[], str]
 
 def open_at(address: str, **options: Any) -> SqlLedger:
     return PostgresLedger(address, **options) if "://" in address else SqliteLedger(Path(address))
-
-
-@contextmanager
-def program_of(version: int) -> Iterator[None]:
-    """Meanwhile velodrome is as it was when its schema had that version: ledgers are made so, by the steps up to it."""
-    with pytest.MonkeyPatch.context() as patch:
-
-        def create_all(connection: sa.Connection, **_: object) -> None:
-            operations = Operations(MigrationContext.configure(connection))
-            for step in STEPS[:version]:
-                step(operations)
-
-        if version < 4:
-            without_seals(patch)
-        patch.setattr(schema, "VERSION", version)
-        patch.setattr(schema.metadata, "create_all", create_all)
-        yield
-
-
-def without_seals(patch: pytest.MonkeyPatch) -> None:
-    """Records and edges are written and read without the column that came with version 4."""
-    for table in (schema.record, schema.edge):
-        columns = [
-            sa.Column(each.name, each.type, primary_key=each.primary_key, autoincrement=False)
-            for each in table.c
-            if each.name != "seal"
-        ]
-        patch.setattr(schema, table.name, sa.Table(table.name, sa.MetaData(), *columns))
-    patch.setattr(sql, "record_row", lambda *given: without_seal(record_row(*given)))
-    patch.setattr(sql, "edge_row", lambda *given: without_seal(edge_row(*given)))
-    patch.setattr(sql, "read_sealed", lambda row: read_stored((*row, "")))
-
-
-def without_seal(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "seal"}
 
 
 def make_old(address: str, version: int) -> None:
