@@ -18,7 +18,11 @@ def test_an_attempt_that_was_killed_counts_as_far_as_its_last_checkpoint_told() 
         event("checkpoint.saved", attempt=2, seconds={"forward": 0.5}),
         event("checkpoint.dropped"),
     ]
-    run = [event("run.started", attempt=1), event(TIME, attempt=2, seconds={"forward": 2.0, "redone": 4.0})]
+    run = [
+        event("run.started", attempt=1),
+        event("run.stalled", seconds=600.0, where=["step"]),
+        event(TIME, attempt=2, seconds={"forward": 2.0, "redone": 4.0}),
+    ]
     spent = time_spent(run, checkpoints)
     assert spent == {"forward": 5.0, "redone": 4.0, "start": 1.0}
     assert describe_time(spent) == "10.0 s: 50 % forward, 40 % redone, 10 % start; goodput 50 %"

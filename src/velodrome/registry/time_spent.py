@@ -48,9 +48,9 @@ def time_spent(run: list[Event], checkpoints: list[Event]) -> dict[str, float]:
         run, checkpoints: the run's own events, and those of its checkpoints.
     """
     attempts: dict[int, Mapping[str, float]] = {}
-    for event in (*checkpoints, *run):
-        if event.type == TIME or "seconds" in event.body:
-            attempts[event.body["attempt"]] = event.body["seconds"]
+    told = [event.body for event in checkpoints if "seconds" in event.body]
+    for body in (*told, *(event.body for event in run if event.type == TIME)):
+        attempts[body["attempt"]] = body["seconds"]
     classes = {name for seconds in attempts.values() for name in seconds}
     total = {name: sum(seconds.get(name, 0.0) for seconds in attempts.values()) for name in classes}
     return dict(sorted(total.items(), key=lambda item: -item[1]))
