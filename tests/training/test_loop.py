@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from velodrome.core.clock import SystemClock
-from velodrome.core.errors import Diverged, IntegrityError, OutOfMemory, Preempted, TrainingError
+from velodrome.core.errors import Diverged, IntegrityError, OutOfMemory, Preempted, StorageError, TrainingError
 from velodrome.core.progress import Silent
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import TensorBatches
@@ -172,7 +172,7 @@ def test_gone_on_from_a_checkpoint_it_ends_with_the_same_bits(stop: int, kind: s
     assert second.histories.values["loss"] == late
 
 
-@pytest.mark.parametrize("rows", [32, 8, 5])
+@pytest.mark.parametrize("rows", [32, 8, 7, 5, 1])
 def test_accumulation_equals_the_whole_batch(rows: int) -> None:
     assert (
         relative_difference(
@@ -183,18 +183,12 @@ def test_accumulation_equals_the_whole_batch(rows: int) -> None:
 
 
 def test_accumulation_of_sums_equals_the_whole_batch() -> None:
-    """Targets of various lengths: the mean is over what counts in the whole batch, not over means of parts."""
-    trials = [Trial(_plan(), dropout=0.0), *(Trial(_plan(), dropout=0.0, micro_batch=rows) for rows in (8, 5))]
+    """The mean is over what counts in the whole batch, not over means of parts."""
+    trials = [Trial(_plan(), dropout=0.0), *(Trial(_plan(), dropout=0.0, micro_batch=rows) for rows in (8, 7, 5, 1))]
     for trial in trials:
-        module = trial.module
-
-        def summed(inputs: dict[str, torch.Tensor], target: torch.Tensor, module: Any = module) -> Any:
-            counts = (target > 0).float()
-            return ((module(**inputs) - target) ** 2 * counts).sum(), counts.sum()
-
-        trial.loss_of = summed
+        trial.loss_of = summed(trial)
     whole, *parts = (gradient(trial) for trial in trials)
-    assert [relative_difference(whole, part) < 1e-6 for part in parts] == [True, True]
+    assert [relative_difference(whole, part) < 1e-6 for part in parts] == [True] * 4
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_within_the_step() -> None:
@@ -210,6 +204,82 @@ def test_memory_that_runs_out_halves_the_micro_batch_within_the_step() -> None:
     assert relative_difference(gradient(calm), gradient(short)) < 1e-6
     assert short.told == [("halved", {"step": 1, "rows": 16}), ("halved", {"step": 1, "rows": 8})]
     assert short.objective.micro_batch == 8
+
+
+def summed(trial: Trial) -> Any:
+    """Targets of various lengths: the sum of the losses of those that count, and how many they are."""
+
+    def loss_of(inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        counts = (target > 0).float()
+        return ((trial.module(**inputs) - target) ** 2 * counts).sum(), counts.sum()
+
+    return loss_of
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), RuntimeError("CUDA error: out of memory")])
+@pytest.mark.parametrize("when", ["forward", "backward"])
+@pytest.mark.parametrize("loss", ["mean", "sum and count"])
+@pytest.mark.parametrize("rows", [None, 20, 7])
+def test_memory_that_runs_out_in_the_middle_of_a_step_changes_no_gradient(
+    error: RuntimeError, when: str, loss: str, rows: int | None
+) -> None:
+    """At the last micro-batch, when gradients of others are there already, and then for whatever is above three rows."""
+    calm, short = Trial(_plan(), dropout=0.0), Trial(_plan(), dropout=0.0, micro_batch=rows)
+    if loss != "mean":
+        calm.loss_of, short.loss_of = summed(calm), summed(short)
+    inner, seen = short.loss_of, [0]
+
+    def fail(gradient: torch.Tensor | None = None) -> None:
+        raise error
+
+    def greedy(inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        seen[0] += len(target)
+        short_of = seen[0] >= 32 and len(target) > 3
+        if short_of and when == "forward":
+            fail()
+        output = inner(inputs, target)
+        if short_of:
+            (output[0] if isinstance(output, tuple) else output).register_hook(fail)
+        return output
+
+    short.loss_of = greedy
+    assert relative_difference(gradient(calm), gradient(short)) < 1e-6
+    assert short.objective.micro_batch is not None
+    assert short.objective.micro_batch <= 3
+    assert {type_ for type_, _ in short.told} == {"halved"}
+
+
+def test_a_batch_in_which_nothing_counts_moves_nothing() -> None:
+    for rows in (None, 5):
+        trial = Trial(_plan(stop_at=1), dropout=0.0, micro_batch=rows)
+        trial.loss_of = lambda inputs, target, trial=trial: ((trial.module(**inputs) * 0).sum(), torch.tensor(0.0))
+        trial.run()
+        assert trial.histories.values["loss"] == {1: 0.0}
+        assert trial.histories.values["gradient_norm"] == {1: 0.0}
+
+
+def test_asked_to_leave_in_the_last_step_it_leaves_too() -> None:
+    """What comes after a training may take as long as the training."""
+    trial = Trial(_plan())
+    trial.leave_after = 20
+    with pytest.raises(Preempted, match="after step 20 is saved"):
+        trial.run()
+    again = Trial(_plan())
+    assert again.run(again.restore(trial.saved[20][1])).step == 20
+
+
+def test_the_failure_of_a_save_is_raised_by_the_next_step() -> None:
+    trial = Trial(_plan())
+
+    def due(step: int, now: float) -> bool:
+        if step == 5:
+            raise StorageError("no space left")
+        return False
+
+    trial.due = due  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match="no space left"):
+        trial.run()
+    assert list(trial.histories.values["loss"]) == [1, 2, 3, 4, 5]
 
 
 def test_memory_that_does_not_suffice_for_one_row_is_named() -> None:

@@ -1,13 +1,15 @@
 """The program `velodrome`: all commands, and the one place where an error becomes words and an exit code."""
 
+import signal
 import sys
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
 from velodrome.cli import audit, backup, collect, data, keys, lineage, loop, models, report, runs, work
 from velodrome.cli.output import print_error
-from velodrome.core.errors import ConfigurationError, ExitCode, VelodromeError
+from velodrome.core.errors import ConfigurationError, ExitCode, Preempted, VelodromeError
 
 __all__ = ["app", "main"]
 
@@ -53,17 +55,27 @@ def _options(
         raise typer.Exit
 
 
+_GOES_ON = "the same command goes on where this one stopped"
+_ENDED: dict[object, VelodromeError] = {
+    ExitCode.INTERRUPTED: VelodromeError("interrupted", remedy=_GOES_ON),
+    ExitCode.PREEMPTED: Preempted("the process was asked to end", remedy=_GOES_ON),
+}
+
+
 def main() -> None:
     """Run the program and exit with its code: 0, a documented code, or 1 with a traceback for a bug of ours."""
     try:
+        signal.signal(signal.SIGTERM, _leave)
         sys.exit(app())
     except VelodromeError as error:
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
     except SystemExit as ended:  # what typer makes of Ctrl-C, too
-        if ended.code == ExitCode.INTERRUPTED:
-            print_error(
-                VelodromeError("interrupted", remedy="the same command goes on where this one stopped"),
-                as_json="--json" in sys.argv,
-            )
+        if ended.code in _ENDED:
+            print_error(_ENDED[ended.code], as_json="--json" in sys.argv)
         raise
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """At SIGTERM, where there is no state to be saved first: whatever is done by then is found by the same command."""
+    sys.exit(ExitCode.PREEMPTED)

@@ -24,7 +24,8 @@ __all__ = ["leaving_on_request", "watched"]
 def leaving_on_request() -> Iterator[Callable[[], bool]]:
     """Whether somebody asked this process to end (SIGTERM, as schedulers send before they kill), during the block.
 
-    Signals are heard in the main thread alone; elsewhere nobody ever asks.
+    A request that came too late for the block is handed on to whoever heard such requests before it. Signals are heard in
+    the main thread alone; elsewhere nobody ever asks.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -39,6 +40,8 @@ def leaving_on_request() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
+    if asked.is_set():
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

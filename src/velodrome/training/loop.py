@@ -183,7 +183,7 @@ class Trainer:
             if self.saver.due(memory.step, now) or plan.saves_after(memory.step) or leaving:
                 memory = self._saved(memory)
             # stop?
-            if leaving and _goes_on(plan, memory):
+            if leaving:
                 self._leave(memory)
             if not _goes_on(plan, memory):
                 break

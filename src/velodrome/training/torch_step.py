@@ -105,7 +105,7 @@ class Objective:
         rows, size = len(target), self.micro_batch or len(target)
         if size >= rows:
             value, weight = self._part(step, 0, inputs, target, 1.0)
-            return value if weight is None else self._shared(value, weight)
+            return self._shared(value, weight) if weight else value
         sums, weights = 0.0, 0.0
         for number, begin in enumerate(range(0, rows, size)):
             part = {name: tensor[begin : begin + size] for name, tensor in inputs.items()}
