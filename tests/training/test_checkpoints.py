@@ -1,9 +1,12 @@
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from velodrome.core.config import Config
 from velodrome.core.errors import StorageError
@@ -13,11 +16,14 @@ from velodrome.training.checkpoints import (
     Checkpointer,
     Interval,
     checkpoints_of,
+    damaged_steps,
     newest_verified,
     require_space,
     young_daly,
 )
-from velodrome.training.learners import Checkpoints
+from velodrome.training.learners import AdamW, Checkpoints
+from velodrome.training.torch_optimizers import make_stepper
+from velodrome.training.torch_state import State, StateCopy, decode_state
 
 
 @pytest.fixture
@@ -99,6 +105,71 @@ def test_a_save_that_fails_is_raised_by_the_next_call(ws: Workspace) -> None:
 def _until_due(checkpointer: Checkpointer) -> None:
     while not checkpointer.due(2, 0.0):
         pass
+
+
+class Slow(FaultyBlobs):
+    """A store that takes until it is let."""
+
+    def __init__(self, ws: Workspace) -> None:
+        super().__init__(ws.blobs, FaultPlan())
+        self.asked, self.let = threading.Semaphore(0), threading.Semaphore(0)
+
+    def put(self, source: Any) -> Any:
+        self.asked.release()
+        assert self.let.acquire(timeout=60.0)
+        return super().put(source)
+
+
+def test_what_is_saved_is_the_step_whatever_happens_to_the_weights_while_it_is_written(ws: Workspace) -> None:
+    """Also by the next save, whose copy goes into the same buffer."""
+    torch.manual_seed(0)
+    module, slow, expected = torch.nn.Linear(300, 300), Slow(ws), {}
+    copy = StateCopy(State(module, make_stepper(AdamW(), module)))
+    checkpointer = Checkpointer(replace(ws, blobs=slow), "r", 1, flush=list)
+    for step in (1, 2):
+        with torch.no_grad():
+            module.weight.uniform_()
+        expected[step] = module.weight.detach().clone()
+        facts = {"memory": {"step": step}, "order": "o"}
+        checkpointer.save(step, lambda facts=facts: copy.taken(facts))  # type: ignore[misc]
+        with torch.no_grad():
+            module.weight.fill_(99.0)
+        assert slow.asked.acquire(timeout=60.0)  # it is being written
+        threading.Timer(0.05, slow.let.release).start()  # which ends while the next save waits for it
+    checkpointer.close()
+    for checkpoint in checkpoints_of(ws, "r"):
+        tensors, facts = decode_state(ws.blobs.read(checkpoint.blob))
+        assert facts["memory"] == {"step": checkpoint.step}
+        assert torch.equal(tensors["model/weight"], expected.pop(checkpoint.step))
+    assert not expected
+
+
+def test_a_damaged_one_counts_no_longer_when_the_next_is_kept(ws: Workspace) -> None:
+    """A resumed run knows its checkpoints before it has looked at them; what it then finds damaged is none of them."""
+    _save(ws, {1: 5.0, 2: 4.0, 3: 1.0})
+    checkpointer = Checkpointer(ws, "r", 2, flush=list)
+    Path(ws.blobs.local(checkpoints_of(ws, "r")[-1].blob)).unlink()
+    found = newest_verified(ws, "r")
+    assert found is not None
+    assert found[0].step == 2
+    assert damaged_steps(ws, "r") == {3}
+    checkpointer.save(3, holding("state 3 again"), 1.0)
+    checkpointer.close()
+    assert _steps(ws) == [2, 3]
+    assert damaged_steps(ws, "r") == set()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_damage_is_told_and_that_a_training_starts_anew(
+    ws: Workspace, capsys: pytest.CaptureFixture[str], left: int
+) -> None:
+    _save(ws, {1: None, 2: None})
+    for checkpoint in checkpoints_of(ws, "r")[left:]:
+        ws.blobs.delete(checkpoint.blob)
+    for _ in range(2):  # also when it is asked again
+        newest_verified(ws, "r")
+        words = capsys.readouterr().out
+        assert ("starts anew" in words) == (left == 0)
 
 
 def test_histories_are_durable_before_the_checkpoint_is_recorded(ws: Workspace) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from velodrome.core.errors import IntegrityError, TrainingError
+from velodrome.training import torch_state
 from velodrome.training.learners import EMA, SGD, AdamW
 from velodrome.training.torch_optimizers import Average, TorchStepper, make_stepper
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights
@@ -86,6 +87,44 @@ def test_what_is_missing_is_refused_by_name(name: str) -> None:
     assert digest_weights(state.module) == before
     item = name if name in ITEMS else name.partition("/")[0]
     assert state.restore(tensors, facts, FACTS, allow_missing=[item]) == (item,)
+
+
+TENSORS = [name for name in PLACES if name not in FACTS]
+GROUPS = sorted({name.partition("/")[0] for name in TENSORS})
+
+
+@pytest.mark.parametrize("change", ["wider", "of another type"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_what_has_another_shape_or_type_is_refused_by_name(name: str, change: str) -> None:
+    tensors, facts = saved(stepped(training(1)))
+    one = tensors[name]
+    another = torch.float64 if one.dtype != torch.float64 else torch.float32
+    tensors[name] = torch.zeros((*one.shape, 2), dtype=one.dtype) if change == "wider" else one.to(another)
+    state = training(2)
+    before = saved(state)[0]
+    with pytest.raises(TrainingError) as caught:
+        state.restore(tensors, facts, FACTS, allow_missing=ITEMS)
+    words = f"{name} ({(*one.shape, 2)} for" if change == "wider" else f"{name} ({another} for {one.dtype})"
+    assert words in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in saved(state)[0].items())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_is_added_is_refused_by_name(group: str) -> None:
+    tensors, facts = saved(stepped(training(1)))
+    tensors[f"{group}/another"] = torch.zeros(3)
+    with pytest.raises(TrainingError) as caught:
+        training(2).restore(tensors, facts, FACTS, allow_missing=ITEMS)
+    assert f"{group}/another (unknown here)" in str(caught.value)
+
+
+def test_a_format_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_state, "_FORMAT", 2)
+    data = bytes(StateCopy(training()).taken(FACTS)())
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="a format that this version does not read") as caught:
+        decode_state(data)
+    assert caught.value.received == "format 2, this version reads 1"
 
 
 def wider(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:

@@ -22,7 +22,17 @@ from velodrome.store.ledger import Append, Link, Put, digest_record, read_record
 from velodrome.store.workspace import Workspace
 from velodrome.training.learners import Checkpoints
 
-__all__ = ["Checkpoint", "Checkpointer", "Interval", "checkpoints_of", "newest_verified", "require_space", "young_daly"]
+__all__ = [
+    "Checkpoint",
+    "Checkpointer",
+    "Interval",
+    "checkpoints_of",
+    "damaged_steps",
+    "newest_verified",
+    "pass_over",
+    "require_space",
+    "young_daly",
+]
 
 _AT_ONCE = 2  # beside what is kept: the one being written, and the one to be dropped
 
@@ -98,7 +108,9 @@ class Checkpointer:
     ) -> None:
         self._ws, self._run, self._attempt, self._flush = ws, run, attempt, flush
         self._interval, self._facts = interval or Interval(), facts
-        self._live = checkpoints_of(ws, run)
+        self._live: list[Checkpoint] | None = (
+            None  # until the first save: a resumed run may yet find some of them damaged
+        )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._saved_at, self._stall = ws.clock.monotonic(), 0.0
@@ -150,7 +162,8 @@ class Checkpointer:
         record = Checkpoint(
             run=self._run, attempt=self._attempt, step=step, blob=blob.digest, size=blob.size, score=score
         )
-        live = sorted([*self._live, record], key=lambda checkpoint: checkpoint.step)
+        before = checkpoints_of(self._ws, self._run) if self._live is None else self._live
+        live = sorted([*before, record], key=lambda checkpoint: checkpoint.step)
         self._ws.commit(
             Put(record, self._run),
             Link(f"run:{self._run}", digest_record(record), "checkpoint"),
@@ -158,22 +171,21 @@ class Checkpointer:
             _event(record, "checkpoint.saved", **facts),
         )
         self._live = live
-        self._drop(
-            [checkpoint for checkpoint in live if checkpoint not in _kept(live, self._ws.config.keep_checkpoints)]
-        )
+        self._drop(live, _kept(live, self._ws.config.keep_checkpoints))
 
-    def _drop(self, dropped: list[Checkpoint]) -> None:
-        """Let go of checkpoints, unless the newest does not read back: then all of them stay."""
+    def _drop(self, live: list[Checkpoint], kept: list[Checkpoint]) -> None:
+        """Let go of all but those, unless the newest does not read back: then all stay."""
+        dropped = [checkpoint for checkpoint in live if checkpoint not in kept]
         if not dropped:
             return
         try:
-            self._ws.blobs.local(self._live[-1].blob)
+            self._ws.blobs.local(live[-1].blob)
         except StorageError as error:
             logger().warning("checkpoint.not_read_back", run=self._run, problem=error.problem)
             return
         self._ws.commit(*(_event(checkpoint, "checkpoint.dropped") for checkpoint in dropped))
-        self._live = [checkpoint for checkpoint in self._live if checkpoint not in dropped]
-        used = {checkpoint.blob for checkpoint in self._live}
+        self._live = kept
+        used = {checkpoint.blob for checkpoint in kept}
         for checkpoint in dropped:
             if checkpoint.blob not in used:
                 self._ws.blobs.delete(checkpoint.blob)
@@ -220,8 +232,14 @@ def checkpoints_of(ws: Workspace, run: str) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def damaged_steps(ws: Workspace, run: str) -> set[int]:
+    """The steps whose checkpoint was found damaged, and was not saved again."""
+    last = {event.body["step"]: event.type for event in ws.ledger.events(f"checkpoints:{run}")}
+    return {step for step, type_ in last.items() if type_ == "checkpoint.damaged"}
+
+
 def newest_verified(ws: Workspace, run: str) -> tuple[Checkpoint, bytes] | None:
-    """The newest checkpoint whose bytes verify, with them; damaged ones on the way are recorded and passed over.
+    """The newest checkpoint whose bytes verify, with them; damaged ones on the way are recorded, told and passed over.
 
     Raises:
         StorageError: the blobs cannot be reached; that says nothing about a checkpoint.
@@ -230,8 +248,16 @@ def newest_verified(ws: Workspace, run: str) -> tuple[Checkpoint, bytes] | None:
         try:
             return checkpoint, ws.blobs.read(checkpoint.blob)
         except (IntegrityError, MissingBlob) as error:  # its bytes stay, for whoever looks into it
-            ws.commit(_event(checkpoint, "checkpoint.damaged", reason=error.problem))
+            pass_over(ws, checkpoint, error.problem)
+    if ws.ledger.events(f"checkpoints:{run}"):
+        logger().warning("checkpoint.none_is_left", run=run, then="the training starts anew")
     return None
+
+
+def pass_over(ws: Workspace, checkpoint: Checkpoint, reason: str) -> None:
+    """Record, and tell, that a checkpoint is of no use; from now on it is none of the run's."""
+    ws.commit(_event(checkpoint, "checkpoint.damaged", reason=reason))
+    logger().warning("checkpoint.damaged", run=checkpoint.run, step=checkpoint.step, problem=reason)
 
 
 def _event(checkpoint: Checkpoint, type_: str, **why: Any) -> Append:

@@ -16,7 +16,7 @@ import torch
 
 from velodrome.core.counter import derive_seed
 from velodrome.core.digest import digest_bytes, digest_json
-from velodrome.core.errors import ConfigurationError, TrainingError
+from velodrome.core.errors import ConfigurationError, IntegrityError, MissingBlob, TrainingError
 from velodrome.core.logging import logger
 from velodrome.core.progress import Task
 from velodrome.core.units import parse_duration
@@ -28,7 +28,16 @@ from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
 from velodrome.registry.runs import restored_in_part, resumed
 from velodrome.registry.time_spent import Spent
-from velodrome.training.checkpoints import Checkpointer, Interval, checkpoints_of, newest_verified, require_space
+from velodrome.training.checkpoints import (
+    Checkpoint,
+    Checkpointer,
+    Interval,
+    checkpoints_of,
+    damaged_steps,
+    newest_verified,
+    pass_over,
+    require_space,
+)
 from velodrome.training.guards import leaving_on_request, watched
 from velodrome.training.learners import Plateau, Torch
 from velodrome.training.loop import Memory, Plan, Saver, Trainer
@@ -199,7 +208,7 @@ class _Training:
     def choose(self, step: int, memory: Memory) -> None:
         """Put the weights that were best into the module: those after `step`, averaged where an average is kept."""
         if step != memory.step:
-            restore_weights(self._saved(step)[0], self.module, self.state.average)
+            restore_weights(self._best(step), self.module, self.state.average)
         if self.state.average:
             self.state.average.settle()
 
@@ -220,31 +229,56 @@ class _Training:
             total, count = total + float(value), count + float(weight)
         return total / count
 
+    def _best(self, step: int) -> dict[str, torch.Tensor]:
+        """The state after a step that is over; where it is damaged, the next attempt learns it again."""
+        try:
+            return self._saved(step)[0]
+        except (IntegrityError, MissingBlob) as error:
+            pass_over(self.work.ws, self._known(step), error.problem)
+            raise IntegrityError(
+                f"the checkpoint with the best weights, of step {step}, is damaged",
+                received=error.problem,
+                remedy="run the same command again: it learns them again from the checkpoint before",
+            ) from error
+
+    def _known(self, step: int) -> Checkpoint:
+        for checkpoint in checkpoints_of(self.work.ws, self.work.run):
+            if checkpoint.step == step:
+                return checkpoint
+        raise TrainingError(f"the checkpoint of step {step} is gone", remedy="run again with --fresh")
+
     def _saved(self, step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        known = checkpoints_of(self.work.ws, self.work.run)
-        blob = next((each.blob for each in known if each.step == step), None)
-        if blob is None:
-            raise TrainingError(f"the checkpoint of step {step} is gone", remedy="run again with --fresh")
-        return decode_state(self.work.ws.blobs.read(blob))
+        return decode_state(self.work.ws.blobs.read(self._known(step).blob))
 
     def _restored(self) -> Memory:
-        work = self.work
-        found = newest_verified(work.ws, work.run)
+        work, found = self.work, self._newest()
         if found is None:
             return Memory(passed_over=work.passed_over)
         step = found[0].step
-        memory = self._put_back(decode_state(found[1]))
+        memory = self._put_back(found[1])
         redone = resumed(work.ws, work.run, attempt=work.attempt, step=step)
         work.watch.redo(redone > 0)
         self._new_after = step + redone
         return msgspec.structs.replace(memory, step=step, passed_over=(*memory.passed_over, *work.passed_over))
+
+    def _newest(self) -> tuple[Checkpoint, tuple[dict[str, torch.Tensor], dict[str, Any]]] | None:
+        """The newest checkpoint that verifies and does not rest on damaged best weights, decoded. Best weights that were
+        dropped are no loss: better ones took their place, and come again."""
+        work = self.work
+        while (found := newest_verified(work.ws, work.run)) is not None:
+            saved = decode_state(found[1])
+            best = _memory(saved[1]).best_step if "memory" in saved[1] else 0
+            if best not in damaged_steps(work.ws, work.run):
+                return found[0], saved
+            pass_over(work.ws, found[0], f"the best weights before it, of step {best}, are damaged")
+        return None
 
     def _put_back(self, saved: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> Memory:
         work, (tensors, facts) = self.work, saved
         lost = self.state.restore(tensors, facts, {"order": self.order}, work.allow_missing)
         if lost:
             restored_in_part(work.ws, work.run, attempt=work.attempt, missing=lost)
-        return Memory() if "memory" in lost else msgspec.convert(facts["memory"], Memory)
+        return Memory() if "memory" in lost else _memory(facts)
 
 
 class _Moved:
@@ -369,6 +403,25 @@ def _built(learner: Torch, work: Work) -> torch.nn.Module:
         raise TrainingError("the network's function returns a torch.nn.Module", received=f"{module!r}")
     module = module.to(work.device)
     return module.to(memory_format=torch.channels_last) if learner.channels_last else module  # type: ignore[call-overload]
+
+
+def _memory(facts: dict[str, Any]) -> Memory:
+    """What the loop remembers, all of it and nothing else.
+
+    Raises:
+        TrainingError: names what is missing, unknown or of another type.
+    """
+    problem = ", ".join(sorted(set(Memory.__struct_fields__) ^ facts["memory"].keys()))
+    try:
+        memory = msgspec.convert(facts["memory"], Memory)
+    except msgspec.ValidationError as error:
+        problem = str(error)
+    if problem:
+        raise TrainingError(
+            f"the checkpoint is not of this training: memory ({problem})",
+            remedy="go on with the version of velodrome that wrote it, or start anew with --fresh",
+        )
+    return memory
 
 
 def _rows(work: Work, learner: Torch) -> npt.NDArray[np.uint32]:

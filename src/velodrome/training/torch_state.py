@@ -40,6 +40,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_FORMAT = 1
 _SPARE = 4096
 _LARGE = 1 << 16
 
@@ -138,7 +139,7 @@ class StateCopy:
         """Copy the state now. What is returned gives the bytes of the checkpoint, and may do so in another thread until the
         next `taken`."""
         unique, aliases = unique_tensors(self._state.tensors())
-        header = self._header(unique, facts | {"aliases": aliases})
+        header = self._header(unique, facts | {"aliases": aliases, "format": _FORMAT})
         if len(header) > self._room or [(n, t.dtype, tuple(t.shape)) for n, t in unique.items()] != self._layout:
             self._make_room(unique, len(header))
         with torch.no_grad():
@@ -181,18 +182,31 @@ def decode_state(data: bytes | memoryview) -> tuple[dict[str, torch.Tensor], dic
     """The tensors and facts of an encoded state.
 
     Raises:
-        IntegrityError: the bytes are no encoded state.
+        IntegrityError: the bytes are no encoded state. TrainingError: they are in a format of another version.
     """
     data = bytes(data)
     try:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         facts: dict[str, Any] = msgspec.json.decode(msgspec.json.decode(data[8 : 8 + length])["__metadata__"]["facts"])
+        _require_format(facts.pop("format", _FORMAT))
         for name, original in facts.pop("aliases").items():
             tensors[name] = tensors[original]
     except (safetensors.SafetensorError, msgspec.DecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise IntegrityError(f"a checkpoint does not read: {error}") from error
+        raise IntegrityError(
+            f"a checkpoint does not read: {error}",
+            remedy="go on with the version of velodrome that wrote it, or start anew with --fresh",
+        ) from error
     return tensors, facts
+
+
+def _require_format(format_: object) -> None:
+    if format_ != _FORMAT:
+        raise TrainingError(
+            "the checkpoint is in a format that this version does not read",
+            received=f"format {format_}, this version reads {_FORMAT}",
+            remedy="go on with the version of velodrome that wrote it, or start anew with --fresh",
+        )
 
 
 def restore_weights(
