@@ -26,8 +26,9 @@ check: tools ## The same without the slow tests: under a minute.
 bench: $(DEV) ## Run each benchmark; a ratio is printed last.
 	@status=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || status=1; done; exit $$status
 
-chaos: $(DEV) ## 300 seeded storms of kills and faults, after which nothing may be missing; SEED=17 for one.
-	$(BIN)/python tests/chaos/storm.py $(if $(SEED),--seed $(SEED))
+chaos: $(DEV) ## Storms of kills and faults over stores and trainings: nothing may be missing; SEED=17 for one.
+	@status=0; for file in storm training_storm; do \
+		$(BIN)/python tests/chaos/$$file.py $(if $(SEED),--seed $(SEED)) || status=1; done; exit $$status
 
 fix: $(DEV) ## Format, and mend what the linter can mend.
 	$(BIN)/ruff format .
