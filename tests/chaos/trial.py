@@ -22,7 +22,8 @@ from velodrome.registry.search import list_runs
 from velodrome.registry.series import read_series
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.checkpoints import checkpoints_of
-from velodrome.training.torch_state import ITEMS, decode_state
+from velodrome.training.torch_state import decode_state
+from velodrome.training.work import ITEMS
 
 __all__ = ["SMALL", "WORDS", "Ending", "digests", "ending", "lay_out", "newest_step", "program"]
 
