@@ -1,10 +1,13 @@
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from velodrome.core.clock import SystemClock
 from velodrome.core.errors import Diverged, IntegrityError, OutOfMemory, Preempted, StorageError, TrainingError
@@ -135,9 +138,15 @@ def _plan(**fields: Any) -> Plan:
     return Plan(**({"stop_at": 20, "lr": lambda step: 0.01 / (1 + step)} | fields))
 
 
-def test_it_equals_the_loop_by_hand() -> None:
-    ours, by_hand = (Trial(_plan(clip=0.5), dropout=0.0) for _ in range(2))
+@pytest.mark.parametrize(
+    "clips",
+    [{}, {"clip": 0.3}, {"clip_value": 0.05}, {"clip": 0.3, "clip_value": 0.05}],
+    ids=["", "norm", "value", "both"],
+)
+def test_it_equals_the_loop_by_hand(clips: dict[str, float]) -> None:
+    ours, by_hand = (Trial(_plan(**clips), dropout=0.0) for _ in range(2))
     ours.run()
+    assert ours.histories.values["gradient_norm"][1] > 0.3
     optimizer = torch.optim.AdamW(by_hand.module.parameters(), lr=0.01, weight_decay=0.01, fused=True)
     by_hand.module.train()
     for step, (_, inputs, target) in zip(range(20), by_hand.batches.batches_from(0), strict=False):
@@ -145,7 +154,8 @@ def test_it_equals_the_loop_by_hand() -> None:
             group["lr"] = 0.01 / (1 + step)
         optimizer.zero_grad()
         torch.nn.functional.mse_loss(by_hand.module(**inputs), target).backward()
-        norm = torch.nn.utils.clip_grad_norm_(by_hand.module.parameters(), 0.5)
+        norm = torch.nn.utils.clip_grad_norm_(by_hand.module.parameters(), clips.get("clip", float("inf")))
+        torch.nn.utils.clip_grad_value_(by_hand.module.parameters(), clips.get("clip_value", float("inf")))
         optimizer.step()
         assert ours.histories.values["gradient_norm"][step + 1] == pytest.approx(norm.item(), rel=1e-5)
     for mine, theirs in zip(ours.module.parameters(), by_hand.module.parameters(), strict=True):
@@ -322,7 +332,7 @@ def test_a_batch_that_diverges_is_passed_over_by_policy(what: Any) -> None:
         trial.run(Memory(passed_over=(caught.value.step,)))
     else:
         trial.run()
-        ((type_, body),) = trial.told
+        ((type_, body),) = [each for each in trial.told if each[0] != "run.parameters-without-gradient"]
         assert (type_, body["then"]) == ("run.diverged", "skip")
         assert 17 in body["rows"]
     assert all(torch.isfinite(parameter).all() for parameter in trial.module.parameters())
@@ -331,12 +341,40 @@ def test_a_batch_that_diverges_is_passed_over_by_policy(what: Any) -> None:
     ]
 
 
-def test_float16_that_overflows_lowers_the_scale_and_goes_on() -> None:
-    trial = Trial(_plan(), scaler=Scaler(active=True, scale=2.0**127), autocast=torch.bfloat16)
+def test_float16_that_overflows_halves_the_scale_and_leaves_the_weights_alone() -> None:
+    trial = Trial(_plan(), saves=lambda step: True, scaler=Scaler(active=True, scale=2.0**30), autocast=torch.float16)
     trial.run()
-    assert trial.objective.scaler.scale < 2.0**127
-    assert not np.isnan(trial.histories.values["lr"][20])
-    assert all(torch.isfinite(parameter).all() for parameter in trial.module.parameters())
+    rates = trial.histories.values["lr"]
+    overflowed = [step for step, lr in rates.items() if np.isnan(lr)]
+    assert 0 < len(overflowed) < 20
+    for step, (memory, state) in trial.saved.items():
+        before = trial.saved[step - 1] if step > 1 else (Memory(scale=2.0**30), None)
+        assert memory.scale is not None
+        assert before[0].scale is not None
+        assert memory.scale == before[0].scale / (2 if step in overflowed else 1)
+        if before[1]:
+            assert (_moved(state) == _moved(before[1])) == (step in overflowed)
+
+
+def _moved(saved: bytes) -> dict[str, bytes]:
+    """The bits of weights and optimiser state."""
+    tensors, _ = decode_state(saved)
+    return {
+        name: tensor.contiguous().numpy().tobytes()
+        for name, tensor in tensors.items()
+        if name.startswith(("model/", "optimizer/"))
+    }
+
+
+@pytest.mark.parametrize("what", ["stop", "skip", "roll back"])
+def test_what_is_not_finite_never_changes_a_bit_of_the_weights(what: Any) -> None:
+    trial = Trial(_plan(stop_at=7, on_divergence=what), poison=17, saves=lambda step: True)
+    at = next(step for step in range(7) if 17 in trial.order.ids_of(step))
+    assert at > 0
+    with suppress(Diverged):
+        trial.run()
+    after = trial.saved[at + 1][1] if what == "skip" else bytes(StateCopy(trial.state).taken({})())
+    assert _moved(after) == _moved(trial.saved[at][1])
 
 
 def test_the_average_is_what_is_evaluated_and_the_weights_go_on() -> None:
@@ -353,12 +391,88 @@ def test_the_average_is_what_is_evaluated_and_the_weights_go_on() -> None:
     assert seen[1] == trial.module.last.bias.item()
 
 
-def test_a_plateau_lowers_the_rate() -> None:
-    trial = Trial(_plan(evaluate_every=4, plateau=(0.5, 2, 0.0), lr=lambda step: 0.01))
-    trial.scores = iter([3.0, 3.0, 3.0, 2.0, 2.0])
-    assert trial.run().lowered == 0.5
-    rates = trial.histories.values["lr"]
-    assert (rates[12], rates[13]) == (0.01, 0.005)
+SCORES = st.lists(st.integers(0, 12).map(lambda number: number / 4), min_size=1, max_size=25)
+
+
+@given(SCORES, st.integers(1, 4), st.sampled_from([0.0, 0.25, 0.6]))
+@settings(max_examples=40)
+def test_a_plateau_lowers_the_rate_as_torch_does(scores: list[float], patience: int, change: float) -> None:
+    """PyTorch's patience is how many evaluations are borne, ours is the one that is not."""
+    trial = Trial(
+        _plan(stop_at=len(scores) + 1, evaluate_every=1, plateau=(0.5, patience, change), lr=lambda step: 0.01)
+    )
+    trial.scores = iter([*scores, 0.0])
+    trial.run()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=patience - 1, threshold=change, threshold_mode="abs", eps=0.0
+    )
+    for step, score in enumerate(scores, 1):
+        theirs.step(score)
+        assert trial.histories.values["lr"][step + 1] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+@given(SCORES, st.integers(1, 4), st.sampled_from([0.0, 0.25, 0.6]), st.sampled_from([0.0, 0.5]))
+@settings(max_examples=40)
+def test_it_stops_where_a_look_at_all_losses_says_so(
+    scores: list[float], patience: int, change: float, smoothing: float
+) -> None:
+    trial = Trial(
+        _plan(stop_at=len(scores), evaluate_every=1, patience=patience, minimum_change=change, smoothing=smoothing)
+    )
+    trial.scores = iter(scores)
+    memory = trial.run()
+    smoothed = [
+        scores[0] * smoothing**last
+        + sum((1 - smoothing) * scores[each] * smoothing ** (last - each) for each in range(1, last + 1))
+        for last in range(len(scores))
+    ]
+    best, end = 0, len(scores)
+    for step in range(1, len(scores)):
+        if smoothed[step] < smoothed[best] - change:
+            best = step
+        if step - best >= patience:
+            end = step + 1
+            break
+    assert (memory.step, memory.best_step, memory.best) == (end, best + 1, pytest.approx(smoothed[best]))
+    assert memory.stopped == (end - 1 - best >= patience)
+
+
+def test_a_parameter_that_no_loss_leads_to_is_told_once() -> None:
+    trial = Trial(_plan())
+    trial.run()
+    names = ["unused.weight", "unused.bias"]
+    assert trial.told == [("run.parameters-without-gradient", {"steps": 3, "names": names, "count": 2})]
+
+
+@pytest.mark.parametrize("at", [2, 12])
+def test_a_parameter_that_is_added_on_the_way_is_named(at: int) -> None:
+    trial = Trial(_plan())
+    loss_of = trial.loss_of
+
+    def grows(inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        if len(trial.histories.values.get("loss", ())) == at:
+            trial.module.late = torch.nn.Linear(1, 1)
+        return loss_of(inputs, target)
+
+    trial.loss_of = grows
+    with pytest.raises(TrainingError, match=r"late\.bias \(added\), late\.weight \(added\)"):
+        trial.run()
+    assert trial.saved == {}
+
+
+def test_a_parameter_that_shrinks_is_named_before_the_optimiser_reads_beyond_it() -> None:
+    trial = Trial(_plan())
+
+    def shrinks(inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        if len(trial.histories.values.get("loss", ())) == 5:
+            trial.module.last.weight.data = torch.randn(1, 3)
+        width = trial.module.last.weight.shape[1]
+        return torch.nn.functional.mse_loss((inputs["x"][:, :width] @ trial.module.last.weight.t())[:, 0], target)
+
+    trial.loss_of = shrinks
+    with pytest.raises(TrainingError, match=r"last\.weight \(of shape \(1, 3\) instead of \(1, 6\)\)"):
+        trial.run()
 
 
 def test_the_chain_tells_each_change() -> None:

@@ -21,7 +21,7 @@
     ├── Conflict             exit 5     somebody else was first
     │   ├── RunHeld                     the same run is being executed by another process
     │   └── PointerMoved                compare-and-set found another value
-    ├── TrainingError        exit 2     a learner, network or step that does not fit what it is given
+    ├── TrainingError        exit 2     a learner, network or step that raises, or does not fit what it is given
     │   ├── Diverged         exit 6     a loss or gradient that is not finite
     │   ├── OutOfMemory      exit 9     not even one row fits
     │   └── Preempted        exit 10    the process was asked to end, and saved its state

@@ -172,7 +172,7 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
         label_smoothing: how much of a target's weight goes to all classes evenly (Szegedy et al., 2016); for classes only.
         batch: rows of one step of the optimiser. micro_batch: rows of one forward; the gradients of as many as it takes are
             added up; None: the whole batch.
-        clip: the gradient's norm is scaled down to it; clip_value: each of its elements is cut to it; None leaves them alone.
+        clip: the gradient's norm is scaled down to it; clip_value: then each of its elements is cut to it; None: neither.
         precision: "bf16" and "fp16" compute the forward so under autocast; the weights stay float32.
         freeze, rates: for parameters by the pattern of their names.
         on_divergence: what happens to a loss or gradient that is not finite, which never reaches the weights: the run stops,
@@ -216,18 +216,22 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
         for name in ("epochs", "batch", "micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise RecipeError(f"Torch.{name} is at least 1", received=value)
+                raise RecipeError(
+                    f"Torch.{name} is at least 1", received=value, remedy="give it a whole number above 0"
+                )
         for name, largest in (("label_smoothing", 1.0),):
             if not 0.0 <= getattr(self, name) < largest:
                 raise RecipeError(
-                    f"Torch.{name} is from 0 up to, not including, {largest:g}", received=getattr(self, name)
+                    f"Torch.{name} is from 0 up to, not including, {largest:g}",
+                    received=getattr(self, name),
+                    remedy="0 does without it",
                 )
         if self.workers < 0:
-            raise RecipeError("Torch.workers is 0 or more", received=self.workers)
+            raise RecipeError("Torch.workers is 0 or more", received=self.workers, remedy="0: no threads of their own")
         for name in ("clip", "clip_value"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise RecipeError(f"Torch.{name} is above 0, or None", received=value)
+                raise RecipeError(f"Torch.{name} is above 0, or None", received=value, remedy="None does without it")
         parse_duration(self.stall)
 
     @property

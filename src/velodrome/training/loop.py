@@ -9,7 +9,7 @@ numbers read, and one record packed, some tens of microseconds.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol
 
 import msgspec
@@ -18,12 +18,14 @@ import numpy.typing as npt
 import torch
 
 from velodrome.core.errors import Diverged, Preempted, TrainingError
+from velodrome.core.logging import logger
 from velodrome.core.progress import Task
 from velodrome.data.torch import Batch
 from velodrome.registry.time_spent import Spent
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.samples import SampleLedger
 from velodrome.training.torch_optimizers import Average, Freezer, Stepper
+from velodrome.training.torch_parameters import FIRST_STEPS, Parameters
 from velodrome.training.torch_step import Objective
 from velodrome.training.work import RollBack
 
@@ -93,7 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         stop_at: steps after which training ends.
         lr: learning rate as a function of the step.
-        clip: largest norm of the gradient, clip_value: of each of its elements; None: any.
+        clip: largest norm of the gradient; clip_value: then, of each of its elements; None: any.
         evaluate_every: steps between evaluations (an epoch); 0: never.
         patience: evaluations without improvement before it stops; None: never stops early.
         minimum_change: by how much the validation loss must fall to count as better.
@@ -146,6 +148,10 @@ class Trainer:
     freezer: Freezer | None = None
     asked_to_leave: Callable[[], bool] = lambda: False
     tell: Callable[[str, dict[str, Any]], None] = lambda type_, body: None
+    parameters: Parameters = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = Parameters(self.module, self.stepper.parameters)
 
     def train(self, memory: Memory) -> Memory:
         """Train from `memory.step` to the end of the plan and return what is remembered there.
@@ -153,7 +159,8 @@ class Trainer:
         Raises:
             Diverged: a loss or gradient that is not finite; the weights are those before that step.
             RollBack: the same, where the plan says so.
-            TrainingError: the loss reaches no parameter, or a gradient is sparse.
+            TrainingError: the loss reaches no parameter, a gradient is sparse, parameters are added or reshaped on the way, or
+                the network or the step raises.
             Preempted: it was asked to leave; the state is saved.
             OutOfMemory: not even one row fits.
         """
@@ -203,6 +210,9 @@ class Trainer:
             self.freezer.apply(memory.step)
         # forward and backward
         value = self.objective(memory.step, inputs, target)
+        self.parameters.require_sizes()
+        if memory.step < FIRST_STEPS:
+            self._look_at_parameters(memory.step)
         # clip
         gradients = [parameter.grad for parameter in self.stepper.parameters if parameter.grad is not None]
         if scaler.scale != 1.0:
@@ -212,16 +222,28 @@ class Trainer:
             if not scaler.overflowed():
                 _decide(plan, memory.step, value, norm, ids, self.tell)
             return value, norm, math.nan
+        if plan.clip is not None and norm > plan.clip:
+            torch._foreach_mul_(gradients, plan.clip / norm)
         if plan.clip_value is not None:
             torch._foreach_clamp_min_(gradients, -plan.clip_value)
             torch._foreach_clamp_max_(gradients, plan.clip_value)
-        if plan.clip is not None and norm > plan.clip:
-            torch._foreach_mul_(gradients, plan.clip / norm)
         # step
         lr = plan.lr(memory.step) * memory.lowered
         self.stepper.step(lr)
         scaler.succeeded()
         return value, norm, lr
+
+    def _look_at_parameters(self, step: int) -> None:
+        """In the first steps: nobody changes parameters, and each has a gradient, or a word is said about it, once."""
+        self.parameters.require_same()
+        self.parameters.reached()
+        idle = self.parameters.unreached()
+        if step == FIRST_STEPS - 1 and idle:
+            remedy = "let forward use them, freeze them, or leave them out"
+            logger().warning("run.parameters_without_gradient", steps=FIRST_STEPS, names=idle[:20], remedy=remedy)
+            self.tell(
+                "run.parameters-without-gradient", {"steps": FIRST_STEPS, "names": idle[:100], "count": len(idle)}
+            )
 
     def _evaluated(self, memory: Memory) -> Memory:
         self.watch.lap(Spent.OTHER)
@@ -241,6 +263,7 @@ class Trainer:
 
     def _saved(self, memory: Memory) -> Memory:
         self.watch.lap(Spent.OTHER)
+        self.parameters.require_same()
         memory = self._complete(memory)
         self.saver.save(memory)
         self.watch.lap(Spent.CHECKPOINT)

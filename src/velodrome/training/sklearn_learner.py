@@ -13,11 +13,12 @@ import sklearn.base
 import threadpoolctl
 
 from velodrome.core.digest import Hasher
-from velodrome.core.errors import TrainingError
+from velodrome.core.errors import OutOfMemory, TrainingError
 from velodrome.data.fields import Field
 from velodrome.models.matrix import as_matrix
 from velodrome.models.sklearn import dump
 from velodrome.training.learners import Sklearn
+from velodrome.training.own_code import is_out_of_memory, mistake
 from velodrome.training.work import Fitted, Work
 
 __all__ = ["fit", "machine"]
@@ -51,14 +52,22 @@ def fit(work: Work) -> Fitted:
     assert isinstance(work.learner, Sklearn)
     estimator = _prepared(work.learner.estimator, work)
     with work.ws.progress.task("fit", None) as task:
-        taken = work.layout.take(work.train)
+        matrix, target = as_matrix(work.layout.fields, work.layout.take(work.train)), work.layout.target[work.train]
         try:
-            estimator.fit(as_matrix(work.layout.fields, taken), work.layout.target[work.train])
+            estimator.fit(matrix, target)
         except (ValueError, TypeError) as error:
             raise TrainingError(
                 f"{type(estimator).__name__} refuses the data: {error}",
                 remedy="see the estimator's documentation, or prepare the columns otherwise",
             ) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"memory does not suffice to fit {type(estimator).__name__}",
+                    received=f"{len(target)} rows, {matrix.shape[1]} columns",
+                    remedy="give it fewer rows or columns, or an estimator that needs less",
+                ) from error
+            raise mistake(error, f"{type(estimator).__name__}.fit") from error
         task.advance(1)
     files = dump(estimator)
     hasher = Hasher()

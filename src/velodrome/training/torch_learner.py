@@ -16,7 +16,14 @@ import torch
 
 from velodrome.core.counter import derive_seed
 from velodrome.core.digest import digest_bytes, digest_json
-from velodrome.core.errors import ConfigurationError, IntegrityError, MissingBlob, TrainingError
+from velodrome.core.errors import (
+    ConfigurationError,
+    IntegrityError,
+    MissingBlob,
+    OutOfMemory,
+    TrainingError,
+    VelodromeError,
+)
 from velodrome.core.logging import logger
 from velodrome.core.progress import Task
 from velodrome.core.units import parse_duration
@@ -41,6 +48,7 @@ from velodrome.training.checkpoints import (
 from velodrome.training.guards import leaving_on_request, watched
 from velodrome.training.learners import Plateau, Torch
 from velodrome.training.loop import Memory, Plan, Saver, Trainer
+from velodrome.training.own_code import is_out_of_memory, mistake
 from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
 from velodrome.training.telemetry import telemetry
@@ -120,6 +128,7 @@ class _Training:
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
         self._copy = StateCopy(self.state)
         self._new_after = self._done = 0
+        self._evaluation_rows = _EVALUATION_ROWS
         self._tick: Callable[[], None] = lambda: None
         every = 0 if len(work.validation) else self.batches.steps_per_epoch
         self.checkpointer = Checkpointer(
@@ -219,14 +228,22 @@ class _Training:
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """The mean loss over all validation rows, each row counting the same."""
-        work, total, count = self.work, 0.0, 0.0
-        for start in range(0, len(work.validation), _EVALUATION_ROWS):
-            ids = work.validation[start : start + _EVALUATION_ROWS]
-            inputs = {name: torch.from_numpy(values).to(self.device) for name, values in work.layout.take(ids).items()}
-            loss = self.loss_of(inputs, torch.from_numpy(work.layout.target[ids]).to(self.device))
-            value, weight = loss if isinstance(loss, tuple) else (loss * len(ids), len(ids))
-            total, count = total + float(value), count + float(weight)
+        """The mean loss over all validation rows, each row counting the same; fewer rows at once where memory runs out."""
+        validation, total, count, start = self.work.validation, 0.0, 0.0, 0
+        while start < len(validation):
+            ids = validation[start : start + self._evaluation_rows]
+            try:
+                value, weight = self._summed(ids)
+            except VelodromeError:
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise mistake(error, "the evaluation") from error
+                self._evaluate_less(len(ids), error)
+                continue
+            total, count, start = total + value, count + weight, start + len(ids)
+        if not count:
+            raise TrainingError("no validation row counts", remedy="let (sum, how many) count at least one of them")
         return total / count
 
     def _best(self, step: int) -> dict[str, torch.Tensor]:
@@ -246,6 +263,24 @@ class _Training:
             if checkpoint.step == step:
                 return checkpoint
         raise TrainingError(f"the checkpoint of step {step} is gone", remedy="run again with --fresh")
+
+    def _summed(self, ids: npt.NDArray[np.uint32]) -> tuple[float, float]:
+        """The sum of the losses of validation rows, and how many count."""
+        layout = self.work.layout
+        inputs = {name: torch.from_numpy(values).to(self.device) for name, values in layout.take(ids).items()}
+        loss = self.loss_of(inputs, torch.from_numpy(layout.target[ids]).to(self.device))
+        value, weight = loss if isinstance(loss, tuple) else (loss * len(ids), len(ids))
+        return float(value), float(weight)
+
+    def _evaluate_less(self, rows: int, error: Exception) -> None:
+        if rows == 1:
+            raise OutOfMemory(
+                "memory does not suffice to evaluate one row",
+                received=(str(error).splitlines() or [type(error).__name__])[0],
+                remedy="make the network smaller",
+            ) from error
+        self._evaluation_rows = (rows + 1) // 2
+        self.work.tell("run.evaluation-halved", {"rows": self._evaluation_rows})
 
     def _saved(self, step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return decode_state(self.work.ws.blobs.read(self._known(step).blob))
@@ -382,6 +417,7 @@ def _require_sound(training: _Training, work: Work) -> None:
     idle = [name for name, parameter in training.module.named_parameters() if parameter not in moved]
     if idle:
         logger().warning("run.parameters_not_trained", run=work.run, names=idle[:20])
+        work.tell("run.parameters-not-trained", {"names": idle[:100], "count": len(idle)})
 
 
 def _built(learner: Torch, work: Work) -> torch.nn.Module:
@@ -392,15 +428,18 @@ def _built(learner: Torch, work: Work) -> torch.nn.Module:
     inputs = as_json(work.layout.fields)
     try:
         module = learner.network(inputs)
+    except VelodromeError:
+        raise
     except Exception as error:
-        names = ", ".join(str(field["name"]) for field in inputs)
-        raise TrainingError(
-            f"the network cannot be built: {type(error).__name__}: {error}",
-            received=f"inputs {names}",
-            remedy="mend the function that builds it",
-        ) from error
+        if is_out_of_memory(error):
+            raise OutOfMemory("memory does not suffice to build the network", remedy="make it smaller") from error
+        raise mistake(error, "building the network") from error
     if not isinstance(module, torch.nn.Module):
-        raise TrainingError("the network's function returns a torch.nn.Module", received=f"{module!r}")
+        raise TrainingError(
+            "the network's function returns a torch.nn.Module",
+            received=f"{module!r}",
+            remedy="return the module that it builds",
+        )
     module = module.to(work.device)
     return module.to(memory_format=torch.channels_last) if learner.channels_last else module  # type: ignore[call-overload]
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.parameter import UninitializedParameter
 
 from velodrome.core.errors import TrainingError
 from velodrome.training.learners import EMA, SGD, AdamW, Freeze, Rate
@@ -185,8 +186,15 @@ def make_stepper(settings: AdamW | SGD, module: torch.nn.Module, rates: Sequence
     """The optimiser over all parameters that are to be trained.
 
     Raises:
-        TrainingError: there is none, or a pattern of `rates` matches none.
+        TrainingError: there is none, one has no shape yet, or a pattern of `rates` matches none.
     """
+    lazy = [name for name, each in module.named_parameters() if isinstance(each, UninitializedParameter)]
+    if lazy:
+        raise TrainingError(
+            f"the parameter {lazy[0]!r} has no shape before the network is called (a lazy layer)",
+            received=", ".join(lazy[:8]),
+            remedy="give its layer the size of its input, or call the network once where it is built",
+        )
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
         raise TrainingError("the network has no parameter to train", remedy="give it layers, or leave requires_grad on")

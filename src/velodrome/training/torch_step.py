@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from velodrome.core.counter import derive_seed
-from velodrome.core.errors import OutOfMemory, TrainingError
+from velodrome.core.errors import OutOfMemory, TrainingError, VelodromeError
 from velodrome.registry.time_spent import Spent
 from velodrome.training.accounting import Stopwatch
+from velodrome.training.own_code import is_out_of_memory, mistake
 
 __all__ = ["LossOf", "Objective", "Scaler"]
 
@@ -22,7 +23,6 @@ LossOf = Callable[[dict[str, torch.Tensor], torch.Tensor], Any]
 """From inputs by name (n, ...) and target (n, ...) to the mean loss of the rows, or (sum of losses, how many count)."""
 
 _MASK = (1 << 64) - 1
-_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_cpu")
 
 
 class Scaler:
@@ -89,16 +89,19 @@ class Objective:
             step: counted from 0.
 
         Raises:
-            TrainingError: the loss is none. OutOfMemory: not even one row fits.
+            TrainingError: the loss is none, or the network or the step raises: file and line are named.
+            OutOfMemory: not even one row fits.
         """
         while True:
             for parameter in self._parameters:
                 parameter.grad = None
             try:
                 return self._gradient(step, inputs, target)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
+            except VelodromeError:
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise mistake(error, f"step {step + 1}") from error
                 self._shrink(step, len(target), error)
 
     def _gradient(self, step: int, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> float:
@@ -125,10 +128,7 @@ class Objective:
         else:
             with torch.autocast(self._device, dtype=self._autocast):
                 loss = self._loss_of(inputs, target)
-        weight = None
-        if isinstance(loss, tuple):
-            loss, weight = loss[0], float(loss[1])
-        _require_loss(loss)
+        loss, weight = _require_loss(loss)
         self._watch.lap(Spent.FORWARD)
         factor = self.scaler.scale * (share if weight is None else 1.0)
         (loss if factor == 1.0 else loss * factor).backward()
@@ -148,12 +148,12 @@ class Objective:
         if self._device == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _shrink(self, step: int, rows: int, error: RuntimeError) -> None:
+    def _shrink(self, step: int, rows: int, error: Exception) -> None:
         size = min(self.micro_batch or rows, rows)
         if size == 1:
             raise OutOfMemory(
                 f"memory does not suffice for one row at step {step + 1}",
-                received=str(error).splitlines()[0],
+                received=(str(error).splitlines() or [type(error).__name__])[0],
                 remedy="make the network smaller, or compute in bf16",
             ) from error
         self.micro_batch = (size + 1) // 2
@@ -162,7 +162,9 @@ class Objective:
         self._halved(step + 1, self.micro_batch)
 
 
-def _require_loss(loss: Any) -> None:
+def _require_loss(given: Any) -> tuple[Any, float | None]:
+    """The loss, and how many rows it is the sum of; None: it is their mean."""
+    loss, weight = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         raise TrainingError(
             "a step gives one loss: a tensor of one number",
@@ -174,10 +176,7 @@ def _require_loss(loss: Any) -> None:
             "the loss has no gradient: nothing leads from it to a parameter",
             remedy="compute it from the network's output, outside of torch.no_grad, without detach or item",
         )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return loss, None if weight is None else float(weight)
 
 
 def _mixed(number: int) -> int:
