@@ -200,6 +200,9 @@ def test_an_interval_is_of_steps_seconds_or_the_best_between_failures() -> None:
     best = Interval.of(Checkpoints(failures_every="1h"), 0)
     wanted = young_daly(2.0, 3600.0)
     assert (best.reached(1, wanted - 1, 2.0), best.reached(1, wanted, 2.0)) == (False, True)
+    measured = Interval.of(Checkpoints(failures_every="auto"), 7, lambda: 3600.0)
+    assert measured == replace(best, steps=7)
+    assert Interval.of(Checkpoints(failures_every="auto"), 7, lambda: None) == Interval(steps=7)
 
 
 @pytest.mark.parametrize(("cost", "failures"), [(1.0, 600.0), (2.0, 3600.0), (30.0, 86400.0)])

@@ -105,6 +105,28 @@ def test_a_batch_larger_than_the_data_is_one_step_an_epoch(digits: Digits) -> No
     assert list(digits.train(batch=5000).losses) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("when", "saved"),
+    [
+        (vd.Checkpoints(every=1), 12),
+        (vd.Checkpoints(every=5), 4),
+        (vd.Checkpoints(lose_at_most="1h"), 2),
+        (vd.Checkpoints(lose_at_most="0s"), 12),
+        (vd.Checkpoints(failures_every="1000d"), 3),  # one at once, which measures what a save costs
+        (vd.Checkpoints(failures_every="auto"), 2),
+    ],
+    ids=str,
+)
+def test_when_checkpoints_are_saved_never_changes_what_is_trained(
+    digits: Digits, when: vd.Checkpoints, saved: int
+) -> None:
+    """Beside the end of each of the two epochs of six steps."""
+    course = digits.train(with_dropout, checkpoints=when)
+    events = digits.ws.ledger.events(f"checkpoints:{course.trained.run.id}")
+    assert sum(event.type == "checkpoint.saved" for event in events) == saved
+    assert course.weights == digits.train(with_dropout).weights
+
+
 # ------------------------------------------------------------------------------------------------------ what goes wrong
 
 

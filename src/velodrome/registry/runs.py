@@ -43,6 +43,7 @@ __all__ = [
     "Run",
     "RunDetails",
     "RunState",
+    "attempts_of",
     "begin_attempt",
     "code_of",
     "collect",
@@ -397,7 +398,7 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
     return RunDetails(
         run=run,
         state=_state(ws, run.id)[0],
-        attempts=_attempts(events),
+        attempts=attempts_of(events),
         outcome=outcome_of(ws, run.id),
         report=report_of(ws, run.id),
         failure=_newest(ws, run.id, "failure", Failure),
@@ -462,7 +463,8 @@ def _newest(ws: Workspace, run_id: str, role: str, type_: type[_R]) -> _R | None
     return read_record(ws.ledger, newest[1], type_) if newest else None
 
 
-def _attempts(events: list[Event]) -> tuple[Attempt, ...]:
+def attempts_of(events: list[Event]) -> tuple[Attempt, ...]:
+    """The tries at a run, in their order, from the events of its chain."""
     found: dict[int, Attempt] = {}
     present = 0
     for event in events:

@@ -57,13 +57,17 @@ class Interval:
     failure_seconds: float = 0.0
 
     @classmethod
-    def of(cls, settings: Checkpoints, steps: int) -> "Interval":
-        """What a recipe says; `steps` where it says nothing about steps."""
+    def of(cls, settings: Checkpoints, steps: int, measured: Callable[[], float | None] = lambda: None) -> "Interval":
+        """What a recipe says.
+
+        Args:
+            steps: where it says nothing about steps.
+            measured: the seconds between failures, asked for where it says "auto"; None: there was none yet.
+        """
         seconds, failures = settings.lose_at_most, settings.failures_every
+        between = measured() if failures == "auto" else parse_duration(failures).total_seconds() if failures else None
         return cls(
-            settings.every or steps,
-            parse_duration(seconds).total_seconds() if seconds else math.inf,
-            parse_duration(failures).total_seconds() if failures else 0.0,
+            settings.every or steps, parse_duration(seconds).total_seconds() if seconds else math.inf, between or 0.0
         )
 
     def reached(self, steps: int, seconds: float, stall: float) -> bool:

@@ -148,7 +148,8 @@ class Checkpoints(Value, frozen=True, kw_only=True, tag="checkpoints"):
         every: steps between two; 0: not by steps.
         lose_at_most: such as "60s": how long ago the last save may be; None: not by time.
         failures_every: such as "12h": the mean time between failures, from which and the measured cost of a save the best
-            interval follows (Young, 1974; Daly, 2006); None: not so.
+            interval follows (Young, 1974; Daly, 2006); "auto": as measured from the attempts of this workspace that died, and
+            none before one has; None: not so.
     """
 
     every: int = 0

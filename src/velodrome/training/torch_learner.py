@@ -7,6 +7,7 @@ steps that its judge chose.
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ from velodrome.data.layout import places
 from velodrome.data.order import EpochOrder
 from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
+from velodrome.registry.failures import mean_time_between_failures
 from velodrome.registry.runs import restored_in_part, resumed
 from velodrome.registry.time_spent import Spent
 from velodrome.training.checkpoints import (
@@ -136,7 +138,7 @@ class _Training:
             work.run,
             work.attempt,
             work.recorder.flush,
-            interval=Interval.of(learner.checkpoints, every),
+            interval=Interval.of(learner.checkpoints, every, partial(mean_time_between_failures, work.ws)),
             facts=lambda: {"attempt": work.attempt, "seconds": work.watch.spent()},
         )
 
