@@ -415,8 +415,7 @@ def _require_sound(training: _Training, work: Work) -> None:
     """Before the first step: room for checkpoints, and a word about parameters that nobody moves."""
     tensors = training.state.tensors()
     require_space(work.ws, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
-    moved = set(training.state.stepper.parameters)
-    idle = [name for name, parameter in training.module.named_parameters() if parameter not in moved]
+    idle = training.state.unmoved()
     if idle:
         logger().warning("run.parameters_not_trained", run=work.run, names=idle[:20])
         work.tell("run.parameters-not-trained", {"names": idle[:100], "count": len(idle)})

@@ -63,6 +63,11 @@ class State:
             named |= {f"ema/{name}": tensor for name, tensor in self.average.state().items()}
         return named | _random_states()
 
+    def unmoved(self) -> list[str]:
+        """The names of the parameters that the optimiser does not know."""
+        moved = set(self.stepper.parameters)
+        return [name for name, parameter in self.module.named_parameters() if parameter not in moved]
+
     def restore(
         self,
         tensors: Mapping[str, torch.Tensor],

@@ -15,7 +15,7 @@ import msgspec
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.errors import ConfigurationError, VelodromeError
 from velodrome.core.extras import load
-from velodrome.core.logging import bind
+from velodrome.core.logging import bind, logger
 from velodrome.data.labels import LabelTask
 from velodrome.models.manifest import Manifest, save
 from velodrome.registry.code import Captured, capture, capture_source
@@ -37,7 +37,7 @@ from velodrome.registry.series import SeriesKind, history_digest, kind_of
 from velodrome.registry.series_writer import SeriesReport, SeriesWriter
 from velodrome.registry.tags import Tags, check_tags, tag
 from velodrome.registry.versions import Version, register
-from velodrome.store.ledger import Put, digest_record
+from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.locks import hold
 from velodrome.store.workspace import Workspace
 from velodrome.training.checkpoints import Checkpointer, newest_verified
@@ -68,7 +68,7 @@ class TrackedRun:
     def checkpoint(self, module: Any, optimizer: Any, step: int | None = None) -> None:
         """Save module, optimiser and torch's random state as they are now; the writing goes on in the background."""
         done = self._step if step is None else step
-        self._copy = self._copy or _state().StateCopy(_whole(module, optimizer))
+        self._copy = self._copy or self._first_copy(module, optimizer)
         facts = {"run": self.id, "order": None, "memory": {"step": done}}
         self._checkpointer.save(done, lambda: self._copy.taken(facts))
 
@@ -115,6 +115,17 @@ class TrackedRun:
         self.artifact = save(self._ws, manifest, exported.files)
         self.version = register(self._ws, model=self._run.name, run=self.id, artifact=self.artifact, report=None)
         return self.version
+
+    def _first_copy(self, module: Any, optimizer: Any) -> Any:
+        """Before the first save: a word about parameters that the optimiser was not given."""
+        whole = _whole(module, optimizer)
+        idle = whole.unmoved()
+        if idle:
+            logger().warning("run.parameters_not_trained", run=self.id, names=idle[:20])
+            self._ws.commit(
+                Append(f"run:{self.id}", "run.parameters-not-trained", {"names": idle[:100], "count": len(idle)})
+            )
+        return _state().StateCopy(whole)
 
     def _end(self) -> SeriesReport:
         try:
