@@ -201,7 +201,7 @@ def _precise(inputs: list[dict[str, Any]]) -> torch.nn.Module:
         ({"optimizer": vd.SGD(lr=0.01)}, r"optimizer/0/exp_avg \(missing\)"),
         ({"ema": vd.EMA()}, r"ema/0 \(unknown here\)"),
         ({"seed": 1}, r"order \(of other rows, batches or seed\)"),
-        ({"format": 2}, "written by another version of velodrome"),
+        ({"format": 2}, "in a format that this version does not read"),
     ],
     ids=["model", "precision", "optimiser", "average", "rows", "version"],
 )
