@@ -47,7 +47,18 @@ _HOME = {
         "StepDecay",
         "Torch",
     ],
-    "velodrome.workspace": ["load", "open", "predict", "retrain", "run", "runs", "snapshot", "track"],
+    "velodrome.workspace": [
+        "find_batch",
+        "find_lr",
+        "load",
+        "open",
+        "predict",
+        "retrain",
+        "run",
+        "runs",
+        "snapshot",
+        "track",
+    ],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -47,6 +47,8 @@ from velodrome.training.learners import Rate as Rate
 from velodrome.training.learners import Sklearn as Sklearn
 from velodrome.training.learners import StepDecay as StepDecay
 from velodrome.training.learners import Torch as Torch
+from velodrome.workspace import find_batch as find_batch
+from velodrome.workspace import find_lr as find_lr
 from velodrome.workspace import load as load
 from velodrome.workspace import open as open
 from velodrome.workspace import predict as predict

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from velodrome.control import pipeline, retraining
+from velodrome.control import finding, pipeline, retraining
 from velodrome.control.declaring import source_of
 from velodrome.core.config import CONFIG_NAME, read_config
 from velodrome.data.dataset import Dataset
@@ -25,7 +25,7 @@ from velodrome.serving.batch import Predicted, load_model, predict_file
 from velodrome.store.workspace import Workspace, open_folder
 from velodrome.training.track import TrackedRun, tracked
 
-__all__ = ["load", "open", "predict", "retrain", "run", "runs", "snapshot", "track"]
+__all__ = ["find_batch", "find_lr", "load", "open", "predict", "retrain", "run", "runs", "snapshot", "track"]
 
 
 def open(path: str | Path | None = None) -> Workspace:  # noqa: A001 - vd.open is the product's word
@@ -60,6 +60,45 @@ def retrain(
     with _opened(ws) as opened:
         source = source_of(opened, file, cells)
         return retraining.retrain(opened, recipe, source, seed=seed, now=now, asked=asked)
+
+
+def find_lr(
+    recipe: Recipe,
+    *,
+    steps: int = 100,
+    low: float = 1e-6,
+    high: float = 10.0,
+    seed: int = 0,
+    ws: Workspace | None = None,
+) -> finding.FoundRate:
+    """A range test for the learning rate: one step at each of `steps` rates from `low` to `high` (Smith, 2017).
+
+    Nothing is recorded. What it suggests goes into the recipe, or to `velodrome run --set`.
+    """
+    file, cells = _caller()
+    with _opened(ws) as opened:
+        source = source_of(opened, file, cells)
+        return finding.find_lr(opened, recipe, source, steps=steps, low=low, high=high, seed=seed)
+
+
+def find_batch(
+    recipe: Recipe,
+    *,
+    start: int = 32,
+    most: int | None = None,
+    steps: int = 5,
+    share: float = 0.5,
+    seed: int = 0,
+    ws: Workspace | None = None,
+) -> finding.FoundBatch:
+    """Rows a second and memory of batches of `start` rows, twice as many, and so on; nothing is recorded.
+
+    `share`: of the free memory that may be taken where there is no accelerator.
+    """
+    file, cells = _caller()
+    with _opened(ws) as opened:
+        source = source_of(opened, file, cells)
+        return finding.find_batch(opened, recipe, source, start=start, most=most, steps=steps, share=share, seed=seed)
 
 
 def runs(

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from velodrome.cli import audit, backup, collect, data, keys, lineage, loop, models, report, runs, work
+from velodrome.cli import audit, backup, collect, data, find, keys, lineage, loop, models, report, runs, work
 from velodrome.cli.output import print_error
 from velodrome.core.errors import ConfigurationError, ExitCode, Preempted, VelodromeError
 
@@ -27,6 +27,7 @@ report.add_to(app)
 backup.add_to(app)
 collect.add_to(app)
 lineage.add_to(app)
+app.add_typer(find.app, name="find")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

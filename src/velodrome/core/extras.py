@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "learner:sklearn": ("velodrome.training.sklearn_learner", ""),
     "state:torch": ("velodrome.training.torch_state", "torch"),
     "optimizers:torch": ("velodrome.training.torch_optimizers", "torch"),
+    "trials:torch": ("velodrome.training.torch_trials", "torch"),
     "export:torch": ("velodrome.models.torch", "torch"),
     "model:torch": ("velodrome.models.onnx", "torch"),
     "model:sklearn": ("velodrome.models.sklearn", ""),

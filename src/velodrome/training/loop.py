@@ -171,7 +171,7 @@ class Trainer:
             # forward, backward, clip, step
             value = norm = lr = math.nan
             if memory.step not in memory.passed_over:
-                value, norm, lr = self._learned(memory, ids, inputs, target)
+                value, norm, lr = self.learn(memory, ids, inputs, target)
             if self.average:
                 self.average.update(memory.step + 1)
             memory = msgspec.structs.replace(memory, step=memory.step + 1)
@@ -197,14 +197,18 @@ class Trainer:
             watch.lap(Spent.OTHER)
         return self._complete(memory)
 
-    def _learned(
+    def learn(
         self,
         memory: Memory,
         ids: npt.NDArray[np.integer[Any]],
         inputs: dict[str, torch.Tensor],
         target: torch.Tensor,
     ) -> tuple[float, float, float]:
-        """One step: its loss, the norm of its gradient, and the learning rate, which is NaN where nothing moved."""
+        """One step: its loss, the norm of its gradient, and the learning rate, which is NaN where nothing moved.
+
+        Raises:
+            Diverged, RollBack, TrainingError, OutOfMemory: as `train`.
+        """
         plan, scaler = self.plan, self.objective.scaler
         if self.freezer:
             self.freezer.apply(memory.step)

@@ -5,8 +5,8 @@ steps that its judge chose.
 """
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from velodrome.core.errors import (
     VelodromeError,
 )
 from velodrome.core.logging import logger
-from velodrome.core.progress import Task
+from velodrome.core.progress import Silent, Task
 from velodrome.core.units import parse_duration
 from velodrome.data.curriculum import easiest_first
 from velodrome.data.fields import as_json
@@ -61,7 +61,7 @@ from velodrome.training.torch_state import State, StateCopy, decode_state, diges
 from velodrome.training.torch_step import Objective, Scaler
 from velodrome.training.work import Fitted, Work
 
-__all__ = ["fit", "machine", "order_of", "repeat"]
+__all__ = ["fit", "machine", "order_of", "repeat", "trial"]
 
 _EVALUATION_ROWS = 8192
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -157,7 +157,7 @@ class _Training:
                 task.advance(memory.step)
                 self._done = memory.step
                 work.watch.lap(Spent.RESTART if work.attempt > 1 else Spent.START)
-                return self._train(self.plan, memory, self, task, asked)
+                return self._trainer(self.plan, memory, self, task, asked).train(memory)
         finally:
             self.batches.close()
             self.checkpointer.close()
@@ -168,9 +168,23 @@ class _Training:
         memory = self._put_back(self._saved(begin))
         until = min(begin + steps, self.plan.stop_at)
         with self.work.ws.progress.task("repeat", steps) as task:
-            self._train(msgspec.structs.replace(self.plan, stop_at=until), memory, _Unsaved(), task, lambda: False)
+            plan = msgspec.structs.replace(self.plan, stop_at=until)
+            self._trainer(plan, memory, _Unsaved(), task, lambda: False).train(memory)
 
-    def _train(self, plan: Plan, memory: Memory, saver: Saver, task: Task, asked: Callable[[], bool]) -> Memory:
+    def trial(self, lr: Callable[[int], float]) -> Generator[tuple[int, float], None, None]:
+        """Rows and loss of one step after another, with learning rates of another choosing; nothing is saved."""
+        self.checkpointer.close()
+        plan = msgspec.structs.replace(self.plan, lr=lr, on_divergence="stop")
+        self.module.train()
+        with Silent().task("trial") as task, closing(self.batches):
+            trainer = self._trainer(plan, Memory(), _Unsaved(), task, lambda: False)
+            for step, (ids, inputs, target) in enumerate(self.batches.batches_from(0)):
+                loss, _, _ = trainer.learn(Memory(step=step), ids, inputs, target)
+                if self.state.average:
+                    self.state.average.update(step + 1)
+                yield len(ids), loss
+
+    def _trainer(self, plan: Plan, memory: Memory, saver: Saver, task: Task, asked: Callable[[], bool]) -> Trainer:
         work, learner = self.work, self.learner
         objective = Objective(
             self.loss_of,
@@ -182,7 +196,7 @@ class _Training:
             autocast=_AUTOCAST[learner.precision],
             scaler=Scaler(learner.precision == "fp16", memory.scale, memory.good),
         )
-        trainer = Trainer(
+        return Trainer(
             plan=plan,
             module=self.module,
             objective=objective,
@@ -199,7 +213,6 @@ class _Training:
             asked_to_leave=asked,
             tell=work.tell,
         )
-        return trainer.train(memory)
 
     def due(self, step: int, now: float) -> bool:
         self._done = step
@@ -398,6 +411,20 @@ def repeat(work: Work, begin: int, steps: int) -> None:
     with _settings(learner):
         training = _Training(work, learner, _built(learner, work))
         training.repeat(begin, steps)
+
+
+def trial(work: Work, lr: Callable[[int], float]) -> Generator[tuple[int, float], None, None]:
+    """Steps of a new training with the learning rate `lr(step)`, without end: the rows and the loss of each. Close it.
+
+    Nothing is recorded but what `work` records, and nothing is saved.
+
+    Raises:
+        TrainingError, OutOfMemory: as `fit`. Diverged: a loss or gradient that is not finite, whatever the recipe does about it.
+    """
+    learner = work.learner
+    assert isinstance(learner, Torch)
+    with _settings(learner):
+        yield from _Training(work, learner, _built(learner, work)).trial(lr)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ __all__ = [
     "Scale",
     "Tick",
     "Tone",
+    "above",
     "band_path",
     "line_path",
     "named_ticks",
@@ -152,6 +153,12 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
         """Pixels that the labels beside the plot need."""
         beside = [len(label.text) for label in self.labels if label.side == "right"]
         return round(_LETTER * max(beside)) + 12 if beside else 10
+
+
+def above(place: float, words: str, tone: Tone = "soft", *, narrow: bool = True) -> Label:
+    """Words above a place at the top of the plot, which do not stick out at its sides."""
+    anchor: Literal["start", "middle", "end"] = "start" if place < 20 else "end" if place > 80 else "middle"
+    return Label(place, 0, words, tone, "above", anchor, narrow)
 
 
 def value_axis(title: str, values: Iterable[float], *, count: int = 5, tight: bool = False, zero: bool = False) -> Axis:

@@ -23,6 +23,7 @@ from velodrome.web.charts import (
     Line,
     Scale,
     Tone,
+    above,
     line_path,
     spread,
     value_axis,
@@ -221,7 +222,7 @@ def _marks(run: RunFacts, x: Scale) -> tuple[list[float], list[Label]]:
     found = [(steps[0], words) for steps, words in ((resumed, _resumed(resumed)), (kept, _kept(kept))) if steps]
     if len(found) == 2 and abs(x.at(found[0][0]) - x.at(found[1][0])) < 35:
         found = [(found[1][0], f"{found[0][1]}, {found[1][1]}")]
-    labels = [_mark(x.at(step), words, narrow=words == found[-1][1]) for step, words in found]
+    labels = [above(x.at(step), words, narrow=words == found[-1][1]) for step, words in found]
     return [x.at(step) for step in (*resumed, *kept)], labels
 
 
@@ -231,11 +232,6 @@ def _resumed(steps: Sequence[int]) -> str:
 
 def _kept(steps: Sequence[int]) -> str:
     return f"kept at {count(steps[0])}" if steps else ""
-
-
-def _mark(place: float, words: str, *, narrow: bool) -> Label:
-    anchor: Literal["start", "middle", "end"] = "start" if place < 20 else "end" if place > 80 else "middle"
-    return Label(place, 0, words, "soft", "above", anchor, narrow)
 
 
 def _beside(found: Sequence[tuple[str, float]], height: int) -> list[Label]:

@@ -13,13 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from velodrome.web import words
 from velodrome.web.comparison import ComparisonPage, comparison_figure
 from velodrome.web.figures import curve_figures, report_figures
+from velodrome.web.finders import FinderPage
 from velodrome.web.report import Page
 from velodrome.web.windows import year_figures
 
 __all__ = ["render"]
 
 
-def render(page: Page | ComparisonPage) -> str:
+def render(page: Page | ComparisonPage | FinderPage) -> str:
     """The page as HTML."""
     template = _environment().get_template(f"{page.__struct_config__.tag}.html")
     return template.render(
