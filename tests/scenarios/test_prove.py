@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -136,9 +137,24 @@ def _runs(project: Project) -> Any:
 
 
 def test_a_trace_of_some_steps_opens_where_traces_are_looked_at(make_project: Callable[..., Project]) -> None:
+    """Held to the Trace Event Format, which Perfetto and Chrome read: strict JSON, and of each event what its phase needs."""
     project = make_project(rows=3000)
     project.json("run", "recipe.py", "--profile", "trace.json")
-    trace = json.loads((project.folder / "trace.json").read_text())
-    names = {event.get("name") for event in trace["traceEvents"]}
-    assert "ProfilerStep#10" in names
-    assert any("addmm" in str(name) for name in names)
+    trace = json.loads((project.folder / "trace.json").read_text(), parse_constant=_refuse)
+    events = trace["traceEvents"]
+    assert {event["ph"] for event in events} >= {"M", "X"}
+    whole = [event for event in events if event["ph"] == "X"]
+    for event in whole:
+        assert isinstance(event["name"], str)
+        assert event["ts"] >= 0
+        assert event["dur"] >= 0
+        assert "pid" in event
+        assert "tid" in event
+    assert any("addmm" in event["name"] for event in whole)
+    steps = sorted((e for e in whole if e["name"].startswith("ProfilerStep#")), key=lambda e: e["ts"])
+    assert [event["name"] for event in steps] == [f"ProfilerStep#{number}" for number in range(10, 30)]
+    assert all(one["ts"] + one["dur"] <= other["ts"] + 1 for one, other in pairwise(steps))
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")

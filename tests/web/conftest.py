@@ -26,7 +26,8 @@ from velodrome.registry.provenance import collect_provenance
 from velodrome.registry.runs import Outcome, Run, begin_attempt, fail, finish, record_report, resumed, start
 from velodrome.registry.series import history_digest
 from velodrome.registry.series_writer import SeriesWriter
-from velodrome.store.ledger import Put, digest_record
+from velodrome.registry.time_spent import TIME
+from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.trees import put_tree
 from velodrome.store.workspace import Workspace, open_folder
 
@@ -170,6 +171,11 @@ def _network(ws: Workspace, run: Run) -> str:
                 )
                 if step % 500 == 0:
                     series.log(step, validation_loss=0.5 + abs(step - 4000) / 20_000)
+    for attempt, seconds in (
+        (1, {"start": 2.0, "forward": 20.0}),
+        (2, {"restart": 3.0, "redone": 4.0, "forward": 31.0}),
+    ):
+        ws.commit(Append(f"run:{run.id}", TIME, {"attempt": attempt, "seconds": seconds}))
     _judge(ws, run)
     _finish(ws, run, 4000)
     return run.id

@@ -70,6 +70,7 @@ def _show(page: "Page") -> None:
 
 def _of_run(run: "RunFacts") -> Iterator[tuple[str, object]]:
     from velodrome.cli.summary import interval
+    from velodrome.registry.time_spent import describe_time
     from velodrome.web.words import percent
 
     yield "recipe", f"{run.name}, seed {run.seed}"
@@ -84,6 +85,8 @@ def _of_run(run: "RunFacts") -> Iterator[tuple[str, object]]:
         yield "steps", f"{run.outcome.steps} of {run.outcome.planned_steps}, {run.outcome.seconds:.1f} s"
     if run.waited is not None:
         yield "waited for data", percent(run.waited)
+    if run.time:
+        yield "time", describe_time(run.time)
     if run.report:
         yield from ((name, f"{interval(found)} on {found.rows} rows") for name, found in run.report.metrics.items())
     yield from (("gate passed" if verdict.passed else "gate FAILED", verdict.why) for verdict in run.verdicts)

@@ -15,6 +15,7 @@ from velodrome.web.comparison import ComparisonPage, comparison_figure
 from velodrome.web.figures import curve_figures, report_figures
 from velodrome.web.finders import FinderPage
 from velodrome.web.report import Page
+from velodrome.web.time_spent import time_bar
 from velodrome.web.windows import year_figures
 
 __all__ = ["render"]
@@ -29,6 +30,7 @@ def render(page: Page | ComparisonPage | FinderPage) -> str:
         comparison_figure=comparison_figure,
         curve_figures=curve_figures,
         report_figures=report_figures,
+        time_bar=time_bar,
         year_figures=year_figures,
     )
 

@@ -117,6 +117,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
         judge: of a refit, the run whose figures stand for it. refits: the runs that this one is the judge of.
         waited: share of the time of all steps that was spent waiting for data; None where nobody measured.
         report: its own, or its judge's.
+        time: seconds by what they were spent on, over all attempts; empty where nobody told.
         verdicts: what the gates last said; empty for a run that was not asked, or has no gates.
         decided: whether gates were asked at all. version: what it, or its refit, was registered as.
     """
@@ -134,6 +135,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     refits: tuple[str, ...]
     curves: tuple[Curve, ...]
     waited: float | None
+    time: dict[str, float]
     report: Report | None
     decided: bool
     verdicts: tuple[Verdict, ...]
@@ -180,6 +182,7 @@ def run_facts(ws: Workspace, reference: str) -> RunFacts:
         refits=tuple(_refits(ws, run.id)),
         curves=tuple(_curve(name, series) for name, series in _shown(histories).items()),
         waited=_waited(histories),
+        time=details.time,
         report=judged.report,
         decided=decided is not None,
         verdicts=decided.verdicts if decided else (),
