@@ -154,8 +154,7 @@ def test_on_a_cpu_memory_is_measured_and_what_may_not_fit_is_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A megabyte for each row, of 300 that may be taken."""
-    free = type("Memory", (), {"available": 600 * 10**6})()
-    monkeypatch.setattr(torch_trials.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(torch_trials, "free_memory", lambda: 600 * 10**6)
     for project in make(tmp_path, WIDE):
         found = project.batch(steps=1, start=64)
         taken = {each.size: each.memory for each in found.trials}

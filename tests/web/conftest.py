@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from velodrome.control.declaring import source_of
+from velodrome.control.finding import FoundBatch, FoundRate
 from velodrome.control.loading import load_recipe
 from velodrome.control.retraining import retrain
 from velodrome.core.clock import ManualClock
@@ -30,6 +31,8 @@ from velodrome.registry.time_spent import TIME
 from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.store.trees import put_tree
 from velodrome.store.workspace import Workspace, open_folder
+from velodrome.training.batch_sizes import SizeTrial, suggest_size
+from velodrome.training.rate_range import curve_of, growing_rates, suggest_rate
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -62,6 +65,10 @@ recipe = vd.Recipe(
     owner="ann",
 )
 """
+
+RATES = growing_rates(1e-6, 10, 100)
+LOSSES = [1.0] * 40 + [1 - 0.02 * step for step in range(30)] + [0.4] * 10 + [0.5, 4.0, float("nan")]
+"""A loss that falls, explodes, and is then no number."""
 
 
 @dataclass(frozen=True)
@@ -221,3 +228,44 @@ def _judge(ws: Workspace, run: Run) -> None:
     plan = Evaluation("roc_auc", cohorts=["city"], resamples=100, smallest_cohort=50)
     report = evaluate(plan, "binary", labels, chance, {"city": city.astype(object)}, seed=0)
     record_report(ws, run.id, report)
+
+
+@pytest.fixture
+def found_rate() -> FoundRate:
+    curve = curve_of(RATES, LOSSES)
+    suggestion = suggest_rate(curve, 100)
+    assert suggestion is not None
+    return FoundRate(
+        recipe="churn",
+        seed=0,
+        device="cpu",
+        rows=3000,
+        batch=64,
+        present=0.01,
+        curve=curve,
+        ended="exploded",
+        suggestion=suggestion,
+        setting=f"learner.optimizer.lr={suggestion.rate:g}",
+    )
+
+
+@pytest.fixture
+def found_batch() -> FoundBatch:
+    speeds = {32: 1000.0, 64: 1900.0, 128: 3000.0, 256: 3100.0}
+    trials = [SizeTrial(size=n, fits=True, rows_per_second=each, memory=n * 2**20) for n, each in speeds.items()]
+    trials.append(SizeTrial(size=512, fits=False))
+    suggestion = suggest_size(trials)
+    assert suggestion is not None
+    return FoundBatch(
+        recipe="churn",
+        seed=0,
+        device="cuda",
+        rows=3000,
+        field="micro_batch",
+        present=64,
+        trials=tuple(trials),
+        budget=None,
+        ended="memory",
+        suggestion=suggestion,
+        setting="learner.micro_batch=128",
+    )

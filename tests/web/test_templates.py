@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from velodrome.control.finding import FoundBatch, FoundRate
+from velodrome.web.finders import FinderPage, batch_page, rate_page
 from velodrome.web.render import render
 from velodrome.web.report import report
 
@@ -58,12 +61,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def show(browser: Browser, year: Any, tmp_path: Path) -> Iterator[Callable[..., Shown]]:
-    """Opens the page about a word (see `Year`) from a file, without a network."""
+    """Opens a page, or the page about a word (see `Year`), from a file, without a network."""
     contexts = []
 
-    def opened(what: str, *, width: int = DESK, dark: bool = False) -> Shown:
+    def opened(what: str | FinderPage, *, width: int = DESK, dark: bool = False) -> Shown:
         file = tmp_path / "page.html"
-        file.write_text(render(report(year.ws, getattr(year, what, what))))
+        shown = report(year.ws, getattr(year, what, what)) if isinstance(what, str) else what
+        file.write_text(render(shown))
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
         contexts.append(context)
@@ -138,6 +142,22 @@ def test_labels_do_not_overlap(show: Callable[..., Shown], what: str, width: int
     assert overlapping(shown.boxes(".strips thead text")) == []
     for row in ("value", "range", "rows"):
         assert overlapping(shown.boxes(f".strips tbody .{row}, .strips tbody th")) == []
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_what_was_found_fits_its_page(
+    show: Callable[..., Shown], width: int, found_rate: FoundRate, found_batch: FoundBatch
+) -> None:
+    command, now = "velodrome run recipe.py --set learner.optimizer.lr=0.003", datetime(2026, 1, 2, tzinfo=UTC)
+    for page in (rate_page(found_rate, command, now), batch_page(found_batch, command, now)):
+        shown = show(page, width=width)
+        assert shown.said == []
+        assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+        for number in range(len(page.figures)):
+            plot = shown.page.locator(".plot > svg").nth(number)
+            plot.evaluate("each => each.classList.add('now')")
+            assert overlapping(shown.boxes(".now text")) == []
+            plot.evaluate("each => each.classList.remove('now')")
 
 
 @pytest.mark.parametrize("what", ["buyers", "network"])

@@ -3,9 +3,9 @@
 Network, rows, optimiser, precision and micro-batches are the recipe's own. Nothing is recorded and nothing saved.
 
 On a CPU an operating system kills whoever takes too much memory instead of refusing it, so there a size is tried only if twice
-what the size before took lies within a share of the memory that was free before (`batch_sizes.may_fit`); what is taken is the
-resident memory of this process, looked at every two milliseconds by a thread. On CUDA the allocator counts, and running out of
-memory is an error that tells.
+what the size before took lies within a share of the memory that was free before (`batch_sizes.may_fit`, `free_memory`). What is
+taken is the resident memory of this process, looked at every two milliseconds by a thread. On CUDA the allocator counts, and
+running out of memory is an error that tells.
 """
 
 import threading
@@ -22,6 +22,7 @@ import torch
 
 from velodrome.core.errors import Diverged, OutOfMemory
 from velodrome.training.batch_sizes import SizeTrial, may_fit
+from velodrome.training.free_memory import free_memory
 from velodrome.training.rate_range import RateStep, curve_of, exploded
 from velodrome.training.torch_learner import trial
 from velodrome.training.own_code import is_out_of_memory
@@ -126,7 +127,7 @@ class _HostMemory:
         self.peak = 0
 
     def budget(self, share: float) -> int | None:
-        return int(share * psutil.virtual_memory().available)
+        return int(share * free_memory())
 
     def finish(self) -> None:
         """Nothing is under way when a step returns."""
