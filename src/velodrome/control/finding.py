@@ -21,7 +21,7 @@ from velodrome.training.accounting import Stopwatch
 from velodrome.training.batch_sizes import SizeSuggestion, SizeTrial, doubled, suggest_size
 from velodrome.training.learners import Torch
 from velodrome.training.rate_range import RateStep, RateSuggestion, exploded, growing_rates, suggest_rate
-from velodrome.training.work import Work
+from velodrome.training.work import Unrecorded, Work
 
 __all__ = ["FoundBatch", "FoundRate", "find_batch", "find_lr"]
 
@@ -210,16 +210,6 @@ def _ended(
     return "rows" if 2 * largest > rows else "asked"
 
 
-class _Forgotten:
-    """Histories that nobody keeps."""
-
-    def log(self, step: int, /, **values: float) -> None:
-        return None
-
-    def flush(self) -> bool:
-        return True
-
-
 def _torch(recipe: Recipe) -> Torch:
     if not isinstance(recipe.learner, Torch):
         raise ConfigurationError(
@@ -248,7 +238,7 @@ def _work(ws: Workspace, recipe: Recipe, source: Source, seed: int) -> Iterator[
             device=ws.config.device,
             task=rows.coding.task,
             classes=len(rows.coding.classes),
-            recorder=_Forgotten(),
+            recorder=Unrecorded(),
             watch=Stopwatch(ws.clock.monotonic),
             tell=_forget,
         )
