@@ -23,9 +23,9 @@ import torch
 from velodrome.core.errors import Diverged, OutOfMemory
 from velodrome.training.batch_sizes import SizeTrial, may_fit
 from velodrome.training.free_memory import free_memory
+from velodrome.training.own_code import is_out_of_memory
 from velodrome.training.rate_range import RateStep, curve_of, exploded
 from velodrome.training.torch_learner import trial
-from velodrome.training.own_code import is_out_of_memory
 from velodrome.training.work import Work
 
 __all__ = ["measure_rates", "measure_sizes"]
