@@ -86,3 +86,10 @@ def test_what_does_not_fit_is_refused_with_its_column_and_type(field: Field, val
 def test_a_missing_column_is_named(fields: list[Field]) -> None:
     with pytest.raises(SchemaError, match=r"(?s)takes a column '(x|y)'"):
         read_inputs(fields, pl.DataFrame({"z": [1.0], "w": [1.0], "v": [1.0]}))
+
+
+@pytest.mark.parametrize("frame", [{"other": ["a"]}, {"image": ["[[1, 2], [3, 4]]"]}, {"image": [[[1.0, 2.0]] * 500]}])
+def test_what_no_csv_file_can_hold_is_asked_for_as_an_array(frame: dict[str, Any]) -> None:
+    with pytest.raises(SchemaError, match=r"\(rows, 1, 2, 2\).*predict\(\{'image': array\}\)") as said:
+        read_inputs([Field("image", "float32", (1, 2, 2))], pl.DataFrame(frame))
+    assert len(str(said.value)) < 500

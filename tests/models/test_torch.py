@@ -238,3 +238,22 @@ def test_weights_that_do_not_read_are_a_named_error(ws: Workspace, data: bytes) 
         load_module(ws, save(ws, manifest, {WEIGHTS_FILE: data}), torch.nn.Linear(1, 1))
     with pytest.raises(ArtifactError, match="no weights"):
         load_module(ws, save(ws, manifest, {"other": data}), torch.nn.Linear(1, 1))
+
+
+def test_bytes_are_an_input() -> None:
+    """As images are: the network makes numbers of them."""
+
+    class Bright(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = torch.nn.Linear(4, 2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.out(image.flatten(1).float() / 255)
+
+    module = Bright()
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 1, 2, 2)).astype(np.uint8))
+    exported = export(module, {"image": image}, activation="softmax")
+    assert exported.inputs == (Field("image", "uint8", (1, 2, 2)),)
+    answered = Network(exported.files[ONNX_FILE])({"image": image.numpy()})
+    np.testing.assert_allclose(answered, module(image).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Field", "as_json", "width"]
+__all__ = ["Field", "as_json", "rows_within", "width"]
+
+_BYTES = {"float32": 4, "int64": 8, "uint8": 1}
 
 
 class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +38,16 @@ def as_json(fields: Iterable[Field]) -> list[dict[str, Any]]:
     """
     plain: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(list(fields)))
     return plain
+
+
+def rows_within(fields: Iterable[Field], size: int) -> int:
+    """How many rows take `size` bytes at most; one at least.
+
+    >>> rows_within([Field("image", "float32", shape=(3, 8, 8))], 1 << 20)
+    1365
+    """
+    row = sum(width(field) * _BYTES[field.dtype] for field in fields)
+    return max(1, size // max(1, row))
 
 
 def width(field: Field) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from velodrome.core.digest import Digest
 from velodrome.core.errors import ArtifactError, SchemaError
 from velodrome.core.extras import load
+from velodrome.data.fields import rows_within
 from velodrome.data.labels import LabelCoding, decode_labels
 from velodrome.data.transforms import apply
 from velodrome.models.manifest import Manifest, read_files, read_manifest
@@ -28,7 +29,7 @@ Scorer: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]]
 """What a family's `read(files, manifest)` returns: from inputs by field name, (rows, *shape) with at least one row, to scores;
 binary (rows,) probability of the second class, multiclass (rows, classes), regression (rows,)."""
 
-_CHUNK = 1 << 16
+_CHUNK, _CHUNK_BYTES = 1 << 16, 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class Model:
         """What the model says, as numbers.
 
         Args:
-            frame: the raw columns, among others; a mapping of columns (lists, arrays) does as well.
+            frame: the raw columns, among others; a mapping of columns (lists, arrays) does as well. An input of a shape,
+                such as an image, is an array (rows, *shape): `{"image": array}`.
 
         Returns:
             float64. Binary: (rows,) probability of the second class. Multiclass: (rows, classes) probabilities.
@@ -77,7 +79,8 @@ class Model:
             ArtifactError: the model's answer has another shape, or is not finite.
         """
         width = (len(self.manifest.classes),) if self.manifest.task == "multiclass" else ()
-        scores = np.concatenate([self._chunk(chunk, width) for chunk in _chunks(_frame(frame))])
+        rows = min(_CHUNK, rows_within(self.manifest.fields, _CHUNK_BYTES))
+        scores = np.concatenate([self._chunk(chunk, width) for chunk in _chunks(_frame(frame), rows)])
         strange = np.unique(np.nonzero(~np.isfinite(scores))[0])
         if len(strange):
             raise ArtifactError(
@@ -127,5 +130,5 @@ def _frame(frame: pl.DataFrame | Mapping[str, Any]) -> pl.DataFrame:
         ) from error
 
 
-def _chunks(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    return frame.iter_slices(_CHUNK) if frame.height else iter([frame])
+def _chunks(frame: pl.DataFrame, rows: int) -> Iterator[pl.DataFrame]:
+    return frame.iter_slices(rows) if frame.height else iter([frame])

@@ -2,7 +2,8 @@
 
 A number is a column of its name. A row of numbers, (k,), is a column of its name that holds lists or arrays of k numbers; a
 model with that one input also takes a frame of exactly k columns, side by side in their order. So a network `forward(x)`
-predicts from `{"x": array}` and from the table that the array was made of. Cost: a copy of the columns.
+predicts from `{"x": array}` and from the table that the array was made of. What has more dimensions, (channels, height, width),
+say, comes as an array by its name, or as a column of nested lists. Cost: a copy of the columns.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from velodrome.core.errors import SchemaError, nearest
 from velodrome.data.fields import Field
 
 __all__ = ["read_inputs"]
+
+_SHOWN = 100
 
 
 def read_inputs(fields: Sequence[Field], frame: pl.DataFrame) -> dict[str, NDArray[Any]]:
@@ -37,7 +40,7 @@ def _read(field: Field, frame: pl.DataFrame, *, alone: bool) -> NDArray[Any]:
     raise SchemaError(
         f"the model takes a column {field.name!r} of {_described(field)}{f', or a frame of {field.shape[0]} columns' if spread else ''}",
         received=f"columns {', '.join(frame.columns) or 'none'}",
-        remedy=nearest(field.name, frame.columns),
+        remedy=_by_name(field) if field.shape else nearest(field.name, frame.columns),
     )
 
 
@@ -72,6 +75,12 @@ def _described(field: Field) -> str:
 def _unfit(field: Field, column: pl.Series) -> SchemaError:
     return SchemaError(
         f"column {column.name!r} cannot be the input {field.name!r}, which takes {_described(field)}, none missing and all finite",
-        received=f"{column.dtype}, beginning with {column.head(3).to_list()}",
-        remedy="cast the column, and fill what is missing",
+        received=f"{column.dtype}, beginning with {str(column.head(3).to_list())[:_SHOWN]}",
+        remedy=_by_name(field) if field.shape else "cast the column, and fill what is missing",
     )
+
+
+def _by_name(field: Field) -> str:
+    """How to give what no CSV file can hold."""
+    shape = ", ".join(map(str, ("rows", *field.shape)))
+    return f"give an array ({shape}) by its name, in Python: vd.load(...).predict({{{field.name!r}: array}})"

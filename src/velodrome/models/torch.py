@@ -35,7 +35,7 @@ __all__ = ["WEIGHTS_FILE", "Exported", "export", "load_module", "unique_tensors"
 WEIGHTS_FILE = "weights.safetensors"
 
 _OUTPUT = "output"
-_DTYPES = {torch.float32: "float32", torch.int64: "int64"}
+_DTYPES = {torch.float32: "float32", torch.int64: "int64", torch.uint8: "uint8"}
 _ALIASES = "aliases"
 _BAKED_IN = torch.jit._trace.TracerWarning
 """What the old exporter says when it takes a value for a constant, as in `if x.sum() > 0`."""
@@ -66,7 +66,7 @@ def export(
         activation: what makes scores of the module's output; "identity" where the module does that itself.
 
     Raises:
-        ArtifactError: an input that is neither float32 nor int64, an output that is not one row for each row, or a module
+        ArtifactError: an input that is neither float32 nor int64 nor uint8, an output that is not one row for each row, or a module
             that does not export, with the reason.
     """
     name = None if isinstance(example, Mapping) else _parameter(module)
@@ -227,7 +227,7 @@ def _check_equal(network: Network, module: _Wrapped, example: tuple[torch.Tensor
 def _field(name: str, tensor: torch.Tensor) -> Field:
     if tensor.dtype not in _DTYPES or not tensor.ndim or not len(tensor):
         raise ArtifactError(
-            f"the input {name!r} must be a batch, (rows, ...), of float32 or int64",
+            f"the input {name!r} must be a batch, (rows, ...), of float32, int64 or uint8",
             received=f"{tensor.dtype} {tuple(tensor.shape)}",
             remedy="give tensors made with .float() or .long(), and a module made with .float()",
         )
