@@ -20,7 +20,7 @@ _HOME = {
     "velodrome.data.curriculum": ["Curriculum"],
     "velodrome.data.dataset": ["Dataset"],
     "velodrome.data.own": ["OwnData"],
-    "velodrome.data.sources": ["Files"],
+    "velodrome.data.sources": ["Files", "Own"],
     "velodrome.data.splits": ["RandomSplit", "TimeSplit"],
     "velodrome.data.steps": ["Calendar", "Encode", "Impute", "Scale"],
     "velodrome.evaluation.drift": ["Drift"],

@@ -15,6 +15,7 @@ from velodrome.data.curriculum import Curriculum as Curriculum
 from velodrome.data.dataset import Dataset as Dataset
 from velodrome.data.own import OwnData as OwnData
 from velodrome.data.sources import Files as Files
+from velodrome.data.sources import Own as Own
 from velodrome.data.splits import RandomSplit as RandomSplit
 from velodrome.data.splits import TimeSplit as TimeSplit
 from velodrome.data.steps import Calendar as Calendar

@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 
 from velodrome.core.errors import RecipeError
+from velodrome.data.contracts import Contract, NotNull
 from velodrome.data.dataset import Dataset
-from velodrome.data.sources import Files
+from velodrome.data.sources import Files, Own
 
 
 @pytest.mark.parametrize("name", ["flights", "flights-2013", "a1"])
@@ -24,3 +27,10 @@ def test_a_typo_in_a_field_is_named() -> None:
 def test_a_source_is_files() -> None:
     with pytest.raises(RecipeError, match=r"Dataset\.source"):
         Dataset("a", "*.csv")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("changes", [{"key": "id"}, {"contract": Contract([NotNull("id")])}], ids=["key", "contract"])
+def test_data_of_one_s_own_has_neither_key_nor_contract(changes: dict[str, Any]) -> None:
+    assert Dataset("a", Own(dict), time="when", owner="me").time == "when"
+    with pytest.raises(RecipeError, match=r"neither key nor contract(.|\n)*__getitem__"):
+        Dataset("a", Own(dict), **changes)

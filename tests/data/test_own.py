@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from velodrome.core.digest import digest_bytes
 from velodrome.core.errors import DataError, SourceError
 from velodrome.data.fields import Field
-from velodrome.data.own import OwnData
+from velodrome.data.own import TIMES, OwnData, OwnRows
 
 Answer = Callable[[NDArray[np.int64]], Any]
 
@@ -278,3 +278,68 @@ def test_a_digest_that_is_given_is_taken_and_nothing_is_read() -> None:
     data.digest = 7  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="a text that names its content"):
         own.digest()
+
+
+def dated(ids: NDArray[np.int64]) -> dict[str, Any]:
+    return plain(ids) | {"when": np.datetime64("2024-03-01", "D") + ids, "good": ids % 2 == 0}
+
+
+def test_times_are_no_inputs_and_are_read_as_they_are() -> None:
+    own = OwnData(Made(dated), "label")
+    assert [field.name for field in own.fields] == ["code", "good", "x"]
+    assert list(own.take([1])[0]) == ["code", "good", "x"]
+    assert own.kinds["when"] == (TIMES, ())
+    assert own.columns(["when"])["when"][2].item().isoformat() == "2024-03-03T00:00:00"
+    with pytest.raises(DataError, match="has a target"):
+        OwnData(Made(dated), "when")
+
+
+def test_columns_of_all_rows_are_read_once_and_not_at_all_if_the_digest_kept_them() -> None:
+    data = Made(dated)
+    own = OwnData(data, "good")
+    del data.asked[:]
+    found = own.columns(["good", "when"])
+    assert found["good"].dtype == np.int64  # as a target
+    assert found["good"].tolist() == [1, 0] * 25
+    assert found["when"].shape == (50,)
+    assert [row for ids in data.asked for row in ids] == list(range(50))
+    own.columns(["good"])
+    assert sum(map(len, data.asked)) == 50
+
+    kept = OwnData(data, "good")
+    kept.digest(keep=["label"])
+    del data.asked[:]
+    assert kept.columns(["label"])["label"].tolist() == [row % 3 for row in range(50)]
+    assert data.asked == []
+
+
+def test_the_name_of_the_content_does_not_depend_on_what_is_predicted() -> None:
+    assert OwnData(Made(dated), "label").digest() == OwnData(Made(dated), "good").digest()
+
+
+def test_what_answers_differently_when_it_is_asked_again_is_refused() -> None:
+    data = Made(plain)
+    own = OwnData(data, "label")
+    own.require_steady()
+    data.answer = lambda ids: plain(ids) | {"x": np.ones((len(ids), 2))}
+    with pytest.raises(DataError, match=r"answers differently(.|\n)*2 rows: 0, 49"):
+        own.require_steady()
+
+
+def test_rows_of_one_s_own_hand_out_the_chosen_inputs_and_coded_labels() -> None:
+    own = OwnData(Made(dated), "label")
+    rows = OwnRows(own, own.fields[1:], np.arange(50) * 2)
+    assert rows.rows == 50
+    assert list(rows.take([3])) == ["good", "x"]
+    inputs, target = rows.batch([3, 1])
+    assert (inputs["good"].tolist(), target.tolist()) == ([0.0, 0.0], [6, 2])
+
+
+def test_views_that_torch_would_not_take_are_copied() -> None:
+    fixed = np.arange(100, dtype=np.float32).reshape(50, 2)[:, ::-1]
+    fixed.flags.writeable = False
+    own = OwnData(Made(lambda ids: {"x": fixed[ids[0] : ids[0] + len(ids)], "y": ids}, rows=1), "y")
+    taken = OwnRows(own, own.fields, np.zeros(1)).take([0])["x"]
+    assert taken.tolist() == [[1.0, 0.0]]
+    assert taken.flags.c_contiguous
+    assert taken.flags.writeable

@@ -1,13 +1,15 @@
 import gzip
 import io
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from velodrome.core.errors import RecipeError, SourceError
-from velodrome.data.sources import NULL_WORDS, Files, list_files, read_user_file, shown_name
+from velodrome.core.errors import ConfigurationError, RecipeError, SourceError
+from velodrome.data.sources import NULL_WORDS, Files, Own, list_files, read_user_file, require_files, shown_name
 from velodrome.store.workspace import Workspace, open_folder
 
 
@@ -173,3 +175,29 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=name.replace(".", r"\.")):
         read_user_file(tmp_path / name)
+
+
+def test_a_source_of_one_s_own_has_no_files(ws: Workspace) -> None:
+    with pytest.raises(RecipeError, match=r"has none\n.*builtins:dict\n.*vd\.Files"):
+        list_files(ws, Own(dict))
+    assert require_files(Files("*.csv")) == Files("*.csv")
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (lambda: [{}], "lambda"),
+        (partial(dict, a=1), "no canonical form"),
+        ({"x": 1}, r"Own\.load takes"),
+    ],
+    ids=["lambda", "partial", "data"],
+)
+def test_what_loads_data_of_one_s_own_has_a_name_to_record(load: Any, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Own(load)
+
+
+def test_a_patience_is_a_duration() -> None:
+    assert Own(dict, patience=None).patience is None
+    with pytest.raises(ConfigurationError, match="a duration is"):
+        Own(dict, patience="soon")

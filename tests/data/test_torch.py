@@ -15,7 +15,7 @@ from velodrome.data.curriculum import Curriculum
 from velodrome.data.fields import Field
 from velodrome.data.layout import materialise
 from velodrome.data.order import EpochOrder
-from velodrome.data.own import OwnData
+from velodrome.data.own import OwnData, OwnRows
 from velodrome.store.workspace import open_folder
 
 torch = pytest.importorskip("torch")
@@ -53,6 +53,12 @@ def test_batches_of_a_layout_are_its_rows_in_order(tmp_path: Path, fields: tuple
 def test_batches_of_own_data_are_its_rows_in_order() -> None:
     own, order = Own(), EpochOrder(37, 4, seed=5)
     check(TensorBatches(OwnData(own, "y"), order), order, {"x": own.x.astype(np.float32)}, np.arange(37) % 3)
+
+
+def test_batches_of_own_rows_have_the_coded_labels_and_the_chosen_inputs() -> None:
+    own, order, codes = OwnData(Own(), "y"), EpochOrder(37, 4, seed=5), np.arange(37) + 100
+    batches = TensorBatches(OwnRows(own, own.fields, codes), order)
+    check(batches, order, {"x": Own().x.astype(np.float32)}, codes)
 
 
 def test_batches_of_arrays_in_memory() -> None:

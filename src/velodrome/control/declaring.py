@@ -7,7 +7,9 @@ from velodrome.control.loading import project_root
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.extras import load
 from velodrome.core.values import describe
+from velodrome.data.own_snapshots import OwnTaken, take_own
 from velodrome.data.snapshots import Taken, take_snapshot
+from velodrome.data.sources import Own
 from velodrome.data.training_set import Ingredients
 from velodrome.recipe import Recipe
 from velodrome.registry.code import Captured, capture, capture_source
@@ -48,7 +50,7 @@ class Declared:
 
     recipe: Recipe
     source: Source
-    taken: Taken
+    taken: Taken | OwnTaken
     code: Captured
     environment: Digest
     seed: int
@@ -75,7 +77,13 @@ class Declared:
 
 
 def declare(
-    ws: Workspace, recipe: Recipe, source: Source, seed: int, *, taken: Taken | None = None, tags: Tags | None = None
+    ws: Workspace,
+    recipe: Recipe,
+    source: Source,
+    seed: int,
+    *,
+    taken: Taken | OwnTaken | None = None,
+    tags: Tags | None = None,
 ) -> Declared:
     """Take the snapshot (or go on with the given one), capture the code, look at the environment; each is stored.
 
@@ -84,7 +92,7 @@ def declare(
         ConfigurationError: a tag that could not be searched by.
     """
     check_tags(tags or {})
-    taken = taken or take_snapshot(ws, recipe.data)
+    taken = taken or _taken(ws, recipe)
     code = capture(ws, source.file, source.root) if source.file else capture_source(ws, list(source.cells))
     environment = _environment(ws, recipe)
     ws.commit(Put(environment))
@@ -97,6 +105,11 @@ def declare(
         "seed": seed,
     }
     return Declared(recipe, source, taken, code, digest_record(environment), seed, digest_json(named), tags or {})
+
+
+def _taken(ws: Workspace, recipe: Recipe) -> Taken | OwnTaken:
+    own = isinstance(recipe.data.source, Own)
+    return take_own(ws, recipe.data, recipe.label) if own else take_snapshot(ws, recipe.data)
 
 
 def _environment(ws: Workspace, recipe: Recipe) -> Environment:

@@ -1,6 +1,6 @@
 """Judging a trained model on the test rows: its report, the comparison with the champion on the same rows, the gates' verdicts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from velodrome.core.digest import Digest, digest_json
 from velodrome.core.errors import SchemaError
 from velodrome.core.values import describe
 from velodrome.data.labels import LabelCoding, encode_labels
-from velodrome.data.snapshots import Snapshot, row_keys
+from velodrome.data.own_set import own_test
+from velodrome.data.own_snapshots import OwnTaken, keys_of, read_snapshot
 from velodrome.data.training_set import test_keys, test_rows
 from velodrome.evaluation.gates import Comparison, NotWorse, Verdict, compare, judge
 from velodrome.evaluation.report import Evaluation, Report, evaluate, plan_metrics
@@ -51,17 +52,25 @@ class Judged(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Examination:
-    """What a run, and whoever it is compared with, is examined on."""
+    """What a run, and whoever it is compared with, is examined on.
+
+    Attributes:
+        rows: read and give the test rows, in pieces; keys: what identifies them.
+        cohorts: a text for each row, by column.
+    """
 
     plan: Evaluation
     coding: LabelCoding
-    rows: pl.DataFrame
+    rows: Callable[[], Iterator[pl.DataFrame | Mapping[str, Any]]]
     target: npt.NDArray[Any]
+    cohorts: Mapping[str, npt.NDArray[np.object_]]
     days: npt.NDArray[np.int64] | None
+    keys: Callable[[], npt.NDArray[np.uint64]]
     seed: int
 
     def score(self, ws: Workspace, artifact: Digest) -> npt.NDArray[Any]:
-        return load_artifact(ws, artifact).score(self.rows)
+        model = load_artifact(ws, artifact)
+        return np.concatenate([model.score(rows) for rows in self.rows()])
 
 
 def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
@@ -70,7 +79,7 @@ def judge_run(ws: Workspace, declared: Declared, trained: Trained) -> Judged:
     examination = _examination(ws, declared, trained, others.values())
     report = _report(ws, declared, trained, examination)
     figures = read_record(ws.ledger, report, Report)
-    scores, incomparable = _scores(ws, declared, examination, others)
+    scores, incomparable = _scores(ws, examination, others)
     comparisons = _comparisons(ws, declared, trained, examination, scores)
     champion = others.get(CHAMPION)
     verdicts = judge(declared.recipe.gates, figures, comparisons, incomparable)
@@ -86,13 +95,37 @@ def _others(ws: Workspace, recipe: Recipe) -> dict[str, Version]:
 
 def _examination(ws: Workspace, declared: Declared, trained: Trained, others: Iterable[Version]) -> _Examination:
     manifest = read_manifest(ws, trained.artifact)
-    coding = LabelCoding(manifest.task, manifest.classes)
+    coding, taken = LabelCoding(manifest.task, manifest.classes), declared.taken
+    if isinstance(taken, OwnTaken):
+        return _own_examination(ws, declared, taken, coding)
     plan, time = declared.recipe.evaluation or Evaluation(), declared.recipe.data.time
-    known = {column.name for column in declared.taken.snapshot.columns}
+    known = {column.name for column in taken.snapshot.columns}
     inputs = [name for other in others for name in read_manifest(ws, other.artifact).reads if name in known]
-    rows = test_rows(ws, declared.taken.snapshot, declared.ingredients(), [*plan.cohorts, *inputs])
-    days = rows[time].dt.epoch("d").to_numpy() if time and plan.by == "days" else None
-    return _Examination(plan, coding, rows, encode_labels(coding, rows[declared.recipe.label]), days, declared.seed)
+    rows = test_rows(ws, taken.snapshot, declared.ingredients(), [*plan.cohorts, *inputs])
+    return _Examination(
+        plan=plan,
+        coding=coding,
+        rows=lambda: iter([rows]),
+        target=encode_labels(coding, rows[declared.recipe.label]),
+        cohorts={column: _texts(rows[column]) for column in plan.cohorts},
+        days=rows[time].dt.epoch("d").to_numpy() if time and plan.by == "days" else None,
+        keys=lambda: test_keys(ws, taken.snapshot, declared.ingredients()),
+        seed=declared.seed,
+    )
+
+
+def _own_examination(ws: Workspace, declared: Declared, taken: OwnTaken, coding: LabelCoding) -> _Examination:
+    plan, test = declared.recipe.evaluation or Evaluation(), own_test(ws, taken, declared.ingredients())
+    return _Examination(
+        plan=plan,
+        coding=coding,
+        rows=test.batches,
+        target=encode_labels(coding, test.labels),
+        cohorts={},
+        days=test.days if plan.by == "days" else None,
+        keys=lambda: test.keys,
+        seed=declared.seed,
+    )
 
 
 def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examination) -> Digest:
@@ -100,19 +133,18 @@ def _report(ws: Workspace, declared: Declared, trained: Trained, on: _Examinatio
     known = ws.ledger.pointer(subject)
     if known and known.value:
         return Digest(known.value)
-    cohorts = {column: _texts(on.rows[column]) for column in on.plan.cohorts}
     prediction = on.score(ws, trained.artifact)
-    report = evaluate(on.plan, on.coding.task, on.target, prediction, cohorts, seed=on.seed, groups=on.days)
+    report = evaluate(on.plan, on.coding.task, on.target, prediction, on.cohorts, seed=on.seed, groups=on.days)
     evaluated = Move(subject, None, digest_record(report), "run.evaluated")
     return record_report(ws, trained.run.id, report, evaluated, name=declared.recipe.name)
 
 
 def _scores(
-    ws: Workspace, declared: Declared, on: _Examination, others: Mapping[str, Version]
+    ws: Workspace, on: _Examination, others: Mapping[str, Version]
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """What the others predict, by alias; and why one cannot: data or classes are not those that it knows."""
     scores, incomparable = {}, {}
-    keys = test_keys(ws, declared.taken.snapshot, declared.ingredients()) if others else np.empty(0, np.uint64)
+    keys = on.keys() if others else np.empty(0, np.uint64)
     for alias, other in others.items():
         manifest = read_manifest(ws, other.artifact)
         if (manifest.task, manifest.classes) != (on.coding.task, on.coding.classes):
@@ -161,7 +193,7 @@ def _fair_artifact(ws: Workspace, version: Version, keys: npt.NDArray[np.uint64]
     judged = outcome_of(ws, run.judge) if run.judge else None
     if judged is None or judged.artifact is None or run.snapshot is None:
         return version.artifact
-    seen = row_keys(ws, read_record(ws.ledger, run.snapshot, Snapshot))
+    seen = keys_of(ws, read_snapshot(ws, run.snapshot))
     return judged.artifact if np.isin(keys, seen).any() else version.artifact
 
 

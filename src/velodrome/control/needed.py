@@ -26,7 +26,7 @@ EVER = datetime.max.replace(tzinfo=UTC)
 KINDS = Kinds(
     trees={
         **dict.fromkeys(("anchor", "checkpoint", "conclusion", "cycle", "drift_report", "environment", "failure"), ()),
-        **dict.fromkeys(("fragment", "profile", "provenance", "quality", "report", "snapshot"), ()),
+        **dict.fromkeys(("fragment", "own_snapshot", "profile", "provenance", "quality", "report", "snapshot"), ()),
         "outcome": ("artifact",),
         "run": ("code",),
         "version": ("artifact",),

@@ -1,6 +1,7 @@
 """A run as its record has it: what it was made from, ready to be done again or looked at, without the present project.
 
-The code comes from the run's own tree, the rows from its snapshot, the seed and the settings from its record.
+The code comes from the run's own tree, the rows from its snapshot (those of one's own from where the user has them, held to the
+snapshot), the seed and the settings from its record.
 """
 
 from collections.abc import Iterator
@@ -11,9 +12,13 @@ from velodrome.control.declaring import Source, declare
 from velodrome.control.loading import load_recipe, override
 from velodrome.control.training import Assignment, Trained
 from velodrome.core.config import CONFIG_NAME
+from velodrome.core.digest import Digest
 from velodrome.core.errors import ConfigurationError, IntegrityError
 from velodrome.core.values import describe
+from velodrome.data.own_snapshots import OwnTaken, retake
 from velodrome.data.snapshots import Snapshot, Taken
+from velodrome.data.sources import Own
+from velodrome.recipe import Recipe
 from velodrome.registry.differences import flatten
 from velodrome.registry.runs import Run, get_run, outcome_of, require_whole
 from velodrome.store.files import temporary_folder, within, write_atomic
@@ -30,6 +35,7 @@ def recorded(ws: Workspace, run: Run) -> Iterator[Assignment]:
 
     Raises:
         ConfigurationError: it was made from no recipe. Gone: it, or what it was made from, was collected.
+        DataError: data of one's own is not what the run learned from.
     """
     if not run.entry or run.type == "track" or run.snapshot is None:
         raise ConfigurationError(
@@ -48,9 +54,16 @@ def recorded(ws: Workspace, run: Run) -> Iterator[Assignment]:
             raise IntegrityError(
                 "the run's code does not declare its recipe", received=run.id, remedy="velodrome doctor"
             )
-        taken = Taken(run.snapshot, read_record(ws.ledger, run.snapshot, Snapshot), 0, 0)
+        taken = _taken(ws, recipe, run.snapshot)
         declared = declare(ws, recipe, Source(root, file), run.seed, taken=taken)
         yield Assignment(ws, declared, run, _judge(ws, run))
+
+
+def _taken(ws: Workspace, recipe: Recipe, snapshot: Digest) -> Taken | OwnTaken:
+    """The data as it was: out of the store, or where the user has it, if it is still that."""
+    if isinstance(recipe.data.source, Own):
+        return retake(ws, recipe.data, recipe.label, snapshot)
+    return Taken(snapshot, read_record(ws.ledger, snapshot, Snapshot), 0, 0)
 
 
 def _changed(declared: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from velodrome.control.training import Assignment
 from velodrome.core.errors import ConfigurationError, NotFound
 from velodrome.core.extras import load
 from velodrome.data.order import EpochOrder
+from velodrome.data.own_snapshots import OwnTaken
 from velodrome.data.snapshots import read_columns
+from velodrome.recipe import Recipe
 from velodrome.registry.runs import get_run
 from velodrome.registry.series import read_histories
 from velodrome.store.workspace import Workspace
@@ -50,7 +52,8 @@ class StepRows(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of one step, in their order; step and epoch from 1.
 
     Attributes:
-        rows: of each its place in the snapshot from 0, as `row`, and what the recipe names: key, time, label, features.
+        rows: of each its place in the snapshot from 0, as `row`, and what the recipe names: key, time, label, features; of
+            data of one's own the label, and the inputs of one number each.
     """
 
     run: str
@@ -139,8 +142,16 @@ def _uses(order: EpochOrder, rows: npt.NDArray[np.uint32], steps: int, epochs: i
 
 
 def _described(assignment: Assignment, ids: npt.NDArray[np.uint32]) -> list[dict[str, Any]]:
-    recipe, snapshot = assignment.declared.recipe, assignment.declared.taken.snapshot
+    recipe, taken = assignment.declared.recipe, assignment.declared.taken
+    if isinstance(taken, OwnTaken):
+        return _own_described(recipe, taken, ids)
     names = dict.fromkeys([recipe.data.key, recipe.data.time, recipe.label, *recipe.features])
-    frame = read_columns(assignment.ws, snapshot, [name for name in names if name])
+    frame = read_columns(assignment.ws, taken.snapshot, [name for name in names if name])
     found: pl.DataFrame = frame[ids.tolist()].insert_column(0, pl.Series("row", ids))
     return found.to_dicts()
+
+
+def _own_described(recipe: Recipe, taken: OwnTaken, ids: npt.NDArray[np.uint32]) -> list[dict[str, Any]]:
+    inputs, target = taken.data.take(ids)
+    told = {name: inputs[name] for name in recipe.features or inputs if inputs[name].ndim == 1}
+    return pl.DataFrame({"row": ids, recipe.label: target, **told}).to_dicts()

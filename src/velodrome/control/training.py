@@ -16,6 +16,8 @@ from velodrome.core.extras import load
 from velodrome.core.logging import bind
 from velodrome.core.values import describe
 from velodrome.data.labels import LabelCoding
+from velodrome.data.own_set import build_own_set
+from velodrome.data.own_snapshots import OwnTaken
 from velodrome.data.training_set import TrainingSet, build_training_set
 from velodrome.evaluation.gates import check_gates
 from velodrome.evaluation.report import Evaluation, plan_metrics
@@ -164,9 +166,10 @@ class Assignment:
 
     def rows(self) -> TrainingSet:
         """The prepared rows that the run learns from."""
-        return build_training_set(
-            self.ws, self.declared.taken.snapshot, self.declared.ingredients(everything=self.judge is not None)
-        )
+        taken, made_from = self.declared.taken, self.declared.ingredients(everything=self.judge is not None)
+        if isinstance(taken, OwnTaken):
+            return build_own_set(self.ws, taken, made_from)
+        return build_training_set(self.ws, taken.snapshot, made_from)
 
     def work(self, rows: TrainingSet, attempt: int, recorder: Histories, watch: Stopwatch) -> Work:
         """What the learner is given."""
@@ -237,6 +240,7 @@ def _manifest(declared: Declared, run: Run, rows: TrainingSet, fitted: Fitted) -
         task=rows.coding.task,
         classes=rows.coding.classes,
         preparation=rows.preparation,
+        inputs=() if rows.preparation else rows.layout.fields,
         environment=declared.environment,
         run=run.id,
         snapshot=declared.taken.digest,

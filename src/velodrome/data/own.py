@@ -1,5 +1,7 @@
 """Data of one's own: anything with `__len__` and `__getitem__(ids)` that answers with a batch.
 
+`OwnData` asks it, and `OwnRows` are its rows as a learner takes them, with the labels coded.
+
 It is judged once, when it is wrapped (names, types, the shape of a row), and each batch is held to that. A failure names the
 row: the batch that could not be read is asked for again row by row, and the first row that fails alone is named. What hangs
 is waited for as long as `patience` says. It is therefore asked in a thread of its own, a daemon, for a thread cannot be
@@ -8,9 +10,10 @@ Cost: some 50 µs for each batch beyond what the data itself takes, and no copy 
 everything once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,14 +24,24 @@ from velodrome.core.progress import Progress, Silent
 from velodrome.data.fields import Field
 from velodrome.data.loader import Threads
 
-__all__ = ["OwnData", "Rows"]
+__all__ = ["TIMES", "OwnData", "OwnRows", "Rows"]
 
 _KEPT_AS = {
-    **dict.fromkeys(["float16", "float32", "float64", "bool"], "float32"),
+    **dict.fromkeys(["float16", "float32", "float64"], "float32"),
     **dict.fromkeys(["int8", "int16", "int32", "int64", "uint16", "uint32"], "int64"),
     "uint8": "uint8",
+    "bool": "bool",
 }
-"""What an array of a type is handed out as. Bytes stay bytes as inputs, which images are; as a target they are codes."""
+"""What an array of a type counts as; times of any unit count as `TIMES`."""
+
+TIMES = "datetime64[us]"
+
+_INPUTS = {"float32": "float32", "int64": "int64", "uint8": "uint8", "bool": "float32"}
+_TARGETS = {"float32": "float32", "int64": "int64", "uint8": "int64", "bool": "int64"}
+"""What it is handed out as. Bytes stay bytes as inputs, which images are; as a target they are codes."""
+
+_Kind: TypeAlias = tuple[str, tuple[int, ...]]
+"""Type and shape of a row of an array."""
 
 _TAKES = "__getitem__ takes row numbers as an array, int64 (n,), and answers with arrays of n rows"
 _HASHED_ROWS = 1024
@@ -38,8 +51,9 @@ class Rows(Protocol):
     """What a user brings.
 
     `data[ids]`, ids int64 (n,), each in 0 .. len - 1: a mapping from name to an array or CPU tensor (n, ...), the target
-    among them. Equal ids give equal values, whatever was asked for before; several threads may ask at once. A text
-    attribute `digest`, where there is one, names the content: it must change whenever a value does.
+    among them. Arrays of datetime64, (n,), say when a row happened; they are no inputs. Equal ids give equal values,
+    whatever was asked for before; several threads may ask at once. A text attribute `digest`, where there is one, names the
+    content: it must change whenever a value does.
     """
 
     def __len__(self) -> int: ...
@@ -53,6 +67,8 @@ class OwnData:
     Attributes:
         rows: how many there are.
         fields: the inputs, in the order of their names.
+        kinds: type and shape of a row of every array by name, the target's and times' among them.
+        ends: digest of the first and the last row.
 
     Args:
         data: see `Rows`.
@@ -68,20 +84,23 @@ class OwnData:
         self._data, self._target, self._patience = data, target, patience
         self._idle: list[Threads] = []
         self.rows = _length(data)
-        self._known: dict[str, tuple[str, tuple[int, ...]]] = {}
-        found = self._read(np.array(sorted({0, self.rows - 1})))
-        if target not in found or len(found) == 1:
+        self.kinds: dict[str, _Kind] = {}
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._ends = np.array(sorted({0, self.rows - 1}))
+        found = self._read(self._ends)
+        self.kinds = {name: _kind(values) for name, values in sorted(found.items())}
+        self.ends = self._digest_of([found])
+        self.fields = tuple(
+            Field(name, dtype=cast("Any", _INPUTS[dtype]), shape=shape)
+            for name, (dtype, shape) in self.kinds.items()
+            if name != target and dtype != TIMES
+        )
+        if target not in found or not self.fields or self.kinds[target][0] == TIMES:
             raise DataError(
                 "data of one's own has a target, and inputs beside it, each by its name",
                 received=f"target {target!r}; names {', '.join(sorted(found)) or 'none'}",
-                remedy=nearest(target, found) if target not in found else "answer with the inputs too",
+                remedy=nearest(target, found) if target not in found else "answer with the inputs, and numbers, too",
             )
-        self._known = {name: _kind(values) for name, values in found.items()}
-        self.fields = tuple(
-            Field(name, dtype=cast("Any", dtype), shape=shape)
-            for name, (dtype, shape) in sorted(self._known.items())
-            if name != target
-        )
 
     def take(self, ids: ArrayLike) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
         """The inputs by name, (len(ids), *shape), in the order of `fields`, and the target (len(ids), ...).
@@ -93,22 +112,65 @@ class OwnData:
             DataError: the answer is not what was judged at first: other names, types, shapes or another number of rows.
         """
         found = self._read(np.asarray(ids, dtype=np.int64))
-        return {field.name: found[field.name] for field in self.fields}, found[self._target]
+        inputs = {field.name: found[field.name].astype(field.dtype, copy=False) for field in self.fields}
+        return inputs, self._as_target(found[self._target])
 
-    def digest(self, progress: Progress | None = None) -> Digest:
-        """The name of the content: its attribute `digest`, else the digest of all rows, read once and in order."""
+    def digest(self, progress: Progress | None = None, *, keep: Sequence[str] = ()) -> Digest:
+        """The name of the content: its attribute `digest`, else the digest of all rows, read once and in order.
+
+        Args:
+            keep: what `columns` is going to be asked for, so that all rows need not be read once more.
+        """
         given = getattr(self._data, "digest", None)
         if given is not None:
             return _given_digest(given)
-        hashers = {name: Hasher() for name in self._known}
-        with (progress or Silent()).task("hash the rows", self.rows) as task:
+        return self._digest_of(self._kept(keep, "hash the rows", progress))
+
+    def require_steady(self) -> None:
+        """Read the first and the last row once more. Raises DataError where they differ from what they were."""
+        if self._digest_of([self._read(self._ends)]) != self.ends:
+            raise DataError(
+                "data of one's own answers differently when it is asked again",
+                received=_shown(self._ends),
+                remedy="equal ids give equal values: draw nothing in __getitem__; vd.Torch(augment=...) changes rows anew "
+                "in each epoch",
+            )
+
+    def columns(self, names: Sequence[str], progress: Progress | None = None) -> dict[str, NDArray[Any]]:
+        """Arrays of all rows, (rows, ...), by name; the target as it is handed out. What is not kept is read.
+
+        Raises: as `take`.
+        """
+        if set(names) - self._columns.keys():
+            for _ in self._kept(names, "read the labels", progress):
+                pass
+        found = {name: self._columns[name] for name in names}
+        return found | {name: self._as_target(found[name]) for name in found if name == self._target}
+
+    def _kept(
+        self, names: Sequence[str], task_name: str, progress: Progress | None
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """All rows, batch by batch; at the end those arrays are kept."""
+        pieces: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        with (progress or Silent()).task(task_name, self.rows) as task:
             for start in range(0, self.rows, _HASHED_ROWS):
                 ids = np.arange(start, min(start + _HASHED_ROWS, self.rows))
-                for name, values in self._read(ids).items():
-                    hashers[name].update(values.tobytes())
+                found = self._read(ids)
+                for name, several in pieces.items():
+                    several.append(found[name].copy())
+                yield found
                 task.advance(len(ids))
-        content = {name: [*self._known[name], hashers[name].digest()] for name in hashers}
-        return digest_json([self.rows, content])
+        self._columns |= {name: np.concatenate(several) for name, several in pieces.items()}
+
+    def _digest_of(self, batches: Iterable[dict[str, NDArray[Any]]]) -> Digest:
+        hashers = {name: Hasher() for name in self.kinds}
+        for batch in batches:
+            for name, values in batch.items():
+                hashers[name].update(values.tobytes())
+        return digest_json([self.rows, {name: [*self.kinds[name], hashers[name].digest()] for name in hashers}])
+
+    def _as_target(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values.astype(_TARGETS[self.kinds[self._target][0]], copy=False)
 
     def _read(self, ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         answer, error = self._asked(ids)
@@ -172,10 +234,10 @@ class OwnData:
             )
         found = {name: self._array(name, values, ids) for name, values in answer.items()}
         kinds = {name: _kind(values) for name, values in found.items()}
-        if self._known and kinds != self._known:
-            name = next(name for name in kinds | self._known if kinds.get(name) != self._known.get(name))
+        if self.kinds and kinds != self.kinds:
+            name = next(name for name in kinds | self.kinds if kinds.get(name) != self.kinds.get(name))
             raise DataError(
-                f"{name!r} differs from the first batch: {_told(kinds.get(name))} instead of {_told(self._known.get(name))}",
+                f"{name!r} differs from the first batch: {_told(kinds.get(name))} instead of {_told(self.kinds.get(name))}",
                 received=_shown(ids),
                 remedy="answer with the same names, types and shapes for all rows",
             )
@@ -190,15 +252,41 @@ class OwnData:
                 received=_shown(ids),
                 remedy="give rows of one shape; a tensor must be on the CPU and need no gradient",
             ) from error
-        kept = _KEPT_AS.get(array.dtype.name)
+        kept = TIMES if array.dtype.kind == "M" else _KEPT_AS.get(array.dtype.name)
         if kept is None or array.shape[:1] != ids.shape:
             raise DataError(
                 f"{name!r} has one row of numbers for each row that is asked for",
                 received=f"{array.dtype} of shape {array.shape} for {_shown(ids)}",
-                remedy="return an array (n, ...) of float32, int64 or uint8",
+                remedy="return an array (n, ...) of float32, int64 or uint8, and labels as numbers",
             )
-        codes = name == self._target and array.dtype.name in {"uint8", "bool"}
-        return array.astype("int64" if codes else kept, copy=False)
+        return array.astype(kept, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRows:
+    """Rows of one's own as a learner takes them: what a layout is for rows of files.
+
+    Attributes:
+        fields: those of the inputs that are learned from.
+        target: codes of the label, int64, or its values, float32, of all rows.
+    """
+
+    data: OwnData
+    fields: tuple[Field, ...]
+    target: NDArray[Any]
+
+    @property
+    def rows(self) -> int:
+        return self.data.rows
+
+    def take(self, ids: ArrayLike) -> dict[str, NDArray[Any]]:
+        """The inputs of some rows by field name: (len(ids), *shape), contiguous and writable. Raises as `OwnData.take`."""
+        inputs, _ = self.data.take(ids)
+        return {field.name: np.require(inputs[field.name], requirements=["C", "W"]) for field in self.fields}
+
+    def batch(self, ids: ArrayLike) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+        """The inputs and the target of some rows."""
+        return self.take(ids), self.target[np.asarray(ids, dtype=np.intp)]
 
 
 def _attempt(data: Rows, ids: NDArray[np.int64]) -> tuple[Any, Exception | None]:
@@ -232,11 +320,11 @@ def _given_digest(given: object) -> Digest:
     return Digest(given) if is_digest(given) else digest_json(given)
 
 
-def _kind(values: NDArray[Any]) -> tuple[str, tuple[int, ...]]:
+def _kind(values: NDArray[Any]) -> _Kind:
     return values.dtype.name, values.shape[1:]
 
 
-def _told(kind: tuple[str, tuple[int, ...]] | None) -> str:
+def _told(kind: _Kind | None) -> str:
     return "nothing" if kind is None else f"{kind[0]} of shape ({', '.join(map(str, ('n', *kind[1])))})"
 
 

@@ -20,7 +20,7 @@ from velodrome.data.dataset import Dataset
 from velodrome.data.deliveries import Delivery, look
 from velodrome.data.fragments import Fragment, derive_fragment, fragment_name, judge_again, recall_fragment
 from velodrome.data.snapshots import FragmentUse, Snapshot, Taken, fragments_of, freeze, kept_places, newest_snapshot
-from velodrome.data.sources import list_files
+from velodrome.data.sources import list_files, require_files
 from velodrome.store.workspace import Workspace
 
 __all__ = ["Replayed", "replay"]
@@ -58,6 +58,7 @@ def replay(ws: Workspace, dataset: Dataset) -> Replayed:
 
 
 def _replay(ws: Workspace, dataset: Dataset) -> Replayed:
+    require_files(dataset.source)
     before = newest_snapshot(ws, dataset.name)
     if before is None:
         raise NotFound(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.digest import Digest, canonical, digest_bytes
-from velodrome.core.errors import DataError, NotFound, PointerMoved, SchemaError, nearest
+from velodrome.core.errors import DataError, NotFound, SchemaError, nearest
 from velodrome.core.values import Record, describe
 from velodrome.data.contracts import Unique
 from velodrome.data.dataset import Dataset
@@ -37,6 +37,7 @@ from velodrome.data.fragments import (
 )
 from velodrome.data.judging import REASON, ROW, Violation, refuse, total
 from velodrome.data.keys import hash_places, hash_values
+from velodrome.data.newest import publish
 from velodrome.data.profile import (
     ColumnProfile,
     Profile,
@@ -51,8 +52,8 @@ from velodrome.data.schema import DTYPES, Column, in_types, require_column, sche
 from velodrome.data.sources import list_files
 from velodrome.data.uniqueness import Repeats, find_repeats, unique_columns
 from velodrome.evaluation.sketches import ColumnSketch
-from velodrome.store.ledger import Link, Move, Put, digest_record, read_record
-from velodrome.store.tombstones import lift, require_kept, tombstone
+from velodrome.store.ledger import Link, Put, digest_record, read_record
+from velodrome.store.tombstones import require_kept, tombstone
 from velodrome.store.workspace import Workspace
 
 __all__ = [
@@ -75,8 +76,6 @@ __all__ = [
     "scan_use",
     "take_snapshot",
 ]
-
-_ATTEMPTS = 5
 
 _Figures: TypeAlias = tuple[tuple[ColumnProfile, ...], tuple[ColumnSketch, ...]]
 
@@ -216,9 +215,13 @@ def check(ws: Workspace, dataset: Dataset) -> CheckReport:
 
 
 def newest_snapshot(ws: Workspace, name: str) -> Snapshot | None:
-    """The newest snapshot of the dataset of that name, if one was taken."""
+    """The newest snapshot of the dataset of that name, if one was taken of files."""
     pointer = ws.ledger.pointer(f"dataset:{name}")
-    return read_record(ws.ledger, pointer.value, Snapshot) if pointer and pointer.value else None
+    if not pointer or not pointer.value:
+        return None
+    stored = ws.ledger.get(pointer.value)
+    own = stored is not None and stored.kind != Snapshot.kind()
+    return None if own else read_record(ws.ledger, pointer.value, Snapshot)
 
 
 def find_snapshot(ws: Workspace, reference: str) -> Snapshot:
@@ -237,6 +240,11 @@ def find_snapshot(ws: Workspace, reference: str) -> Snapshot:
     if found:
         raise NotFound(f"{len(found)} snapshots begin like this", received=reference, remedy="give more of the digest")
     names = [pointer.subject.removeprefix("dataset:") for pointer in ws.ledger.pointers("dataset:")]
+    if reference in names:
+        raise NotFound(
+            "the newest snapshot of the dataset is one of data of one's own, of which no row is kept",
+            received=reference,
+        )
     raise NotFound("there is no such snapshot or dataset", received=reference, remedy=nearest(reference, names))
 
 
@@ -474,26 +482,10 @@ def _extremes(profile: Profile, time: str | None) -> tuple[datetime | None, date
 
 
 def _publish(ws: Workspace, snapshot: Snapshot) -> None:
-    """Record a snapshot, what it is made of, and that it is the newest of its dataset.
-
-    The snapshot before it becomes its parent, unless it was there already: going back to old files makes no circle.
-    """
-    digest, subject = digest_record(snapshot), f"dataset:{snapshot.dataset}"
+    """Record a snapshot, what it is made of, and that it is the newest of its dataset."""
+    digest = digest_record(snapshot)
     links = [Link(digest, digest_record(fragment), "fragment") for fragment in fragments_of(ws, snapshot)]
     links += [Link(digest, use.excluded, "excluded") for use in snapshot.fragments if use.excluded]
     links += [Link(digest, snapshot.contract, "contract"), Link(digest, snapshot.profile, "profile")]
     body = {"rows": snapshot.rows, "quarantined": snapshot.quarantined, "fragments": len(snapshot.fragments)}
-    for attempt in range(1, _ATTEMPTS + 1):
-        pointer = ws.ledger.pointer(subject)
-        present = pointer.value if pointer else None
-        if present == digest:
-            return
-        parent = [Link(digest, present, "parent")] if present and ws.ledger.get(digest) is None else []
-        move = Move(subject, present, digest, "snapshot.taken", body)
-        try:
-            ws.commit(Put(snapshot, snapshot.dataset), *links, *parent, lift(ws.ledger, digest, "snapshot.back"), move)
-        except PointerMoved:
-            if attempt == _ATTEMPTS:
-                raise
-        else:
-            return
+    publish(ws, snapshot, snapshot.dataset, links, body)

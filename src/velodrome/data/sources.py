@@ -1,4 +1,5 @@
-"""Where data comes from: files named by globs. The only place that reads the files of users, by their endings.
+"""Where data comes from: files named by globs, or a function of one's own. The only place that reads the files of users, by
+their endings.
 
 Parquet brings its types. CSV has none, so they are inferred: a column has a type if all its values have it. A file is read
 whole: memory is bounded by the largest file, so let a large dataset be many files. Cost: one parse; a CSV file whose first
@@ -8,18 +9,29 @@ whole: memory is bounded by the largest file, so let a large dataset be many fil
 import glob
 import gzip
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from velodrome.core.errors import SourceError, nearest
-from velodrome.core.values import Value
+from velodrome.core.errors import RecipeError, SourceError, nearest
+from velodrome.core.units import parse_duration
+from velodrome.core.values import Value, describe
 from velodrome.data.inference import infer_times, infer_types
 from velodrome.store.workspace import Workspace
 
-__all__ = ["NULL_WORDS", "SUFFIXES", "Files", "list_files", "read_user_file", "scan_rows", "shown_name"]
+__all__ = [
+    "NULL_WORDS",
+    "SUFFIXES",
+    "Files",
+    "Own",
+    "list_files",
+    "read_user_file",
+    "require_files",
+    "scan_rows",
+    "shown_name",
+]
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 """The endings of the files that can be read."""
@@ -39,12 +51,44 @@ class Files(Value, frozen=True, tag="files"):
     pattern: str | tuple[str, ...]
 
 
-def list_files(ws: Workspace, source: Files) -> tuple[Path, ...]:
+class Own(Value, frozen=True, tag="own"):
+    """Data of one's own: rows that a function or class of the project gives, and that stay where they are.
+
+    Attributes:
+        load: called without arguments when rows are needed; gives what has `__len__` and `__getitem__(ids)`, see
+            `velodrome.data.own.Rows`.
+        patience: how long one answer may take, such as "10m"; None: for ever. No part of what a run is named by.
+    """
+
+    load: Callable[..., Any]
+    patience: str | None = "10m"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        describe(self.load)  # refuses what has no name to record
+        if self.patience is not None:
+            parse_duration(self.patience)
+
+
+def require_files(source: Files | Own) -> Files:
+    """The source, if it is one of files; raises RecipeError if not."""
+    if isinstance(source, Own):
+        raise RecipeError(
+            "this is done with the files of a dataset, and data of one's own has none",
+            received=f"{source.load.__module__}:{source.load.__qualname__}",
+            remedy="velodrome run takes it as it is; for contracts, drift and retraining give files: vd.Files(...)",
+        )
+    return source
+
+
+def list_files(ws: Workspace, source: Files | Own) -> tuple[Path, ...]:
     """The files of a source, each once, ordered by `shown_name`.
 
     Raises:
         SourceError: a pattern matches nothing, or a file that cannot be read by its ending.
+        RecipeError: the source has no files.
     """
+    source = require_files(source)
     patterns = (source.pattern,) if isinstance(source.pattern, str) else source.pattern
     found = {path for pattern in patterns for path in _match(ws.root, pattern)}
     for path in found:

@@ -25,7 +25,7 @@ from velodrome.data.augmentation import Augmentation, augment, counters
 from velodrome.data.layout import CODES, NUMBERS, Layout, Place, places
 from velodrome.data.loader import prefetched
 from velodrome.data.order import EpochOrder
-from velodrome.data.own import OwnData
+from velodrome.data.own import OwnData, OwnRows
 
 __all__ = ["Batch", "TensorBatches"]
 
@@ -57,7 +57,7 @@ class TensorBatches:
 
     def __init__(
         self,
-        source: Layout | Mapping[str, NDArray[Any]] | OwnData,
+        source: Layout | Mapping[str, NDArray[Any]] | OwnData | OwnRows,
         order: EpochOrder,
         target: NDArray[Any] | None = None,
         *,
@@ -66,7 +66,7 @@ class TensorBatches:
         workers: int = 0,
     ) -> None:
         self._order, self._augment, self._seed, self._workers = order, tuple(augment), seed, workers
-        self._source = _Asked(source) if isinstance(source, OwnData) else _Stored(source, target)
+        self._source = _Asked(source) if isinstance(source, OwnData | OwnRows) else _Stored(source, target)
         if order.largest >= self._source.rows:
             raise DataError(
                 "an order and its source are of the same rows",
@@ -213,19 +213,20 @@ class _Stored:
 class _Asked:
     """A source of one's own, asked for one batch at a time, so that an error belongs to its batch."""
 
-    def __init__(self, data: OwnData) -> None:
-        self._data, self.rows = data, data.rows
+    def __init__(self, data: OwnData | OwnRows) -> None:
+        self._take = data.take if isinstance(data, OwnData) else data.batch
+        self._fields, self.rows = data.fields, data.rows
         self._parts = [_whole(field.name) for field in data.fields]
 
     def together(self, batch: int) -> int:
         return 1
 
     def gather(self, index: NDArray[np.intp]) -> _Rows:
-        inputs, target = self._data.take(index)
+        inputs, target = self._take(index)
         return _Rows(self._parts, [_copied(values) for values in inputs.values()], _copied(target))
 
     def none(self) -> _Rows:
-        blocks = [_copied(np.empty((0, *field.shape), field.dtype)) for field in self._data.fields]
+        blocks = [_copied(np.empty((0, *field.shape), field.dtype)) for field in self._fields]
         return _Rows(self._parts, blocks, torch.empty(0))
 
 

@@ -17,12 +17,13 @@ from velodrome.core.errors import DataError, LabelError, NotFound, nearest
 from velodrome.core.values import describe
 from velodrome.data.labels import LabelCoding, encode_labels, fit_labels
 from velodrome.data.layout import Layout, materialise
+from velodrome.data.own import OwnRows
 from velodrome.data.snapshots import Snapshot, read_columns, row_keys
 from velodrome.data.splits import TEST, TRAIN, VALIDATION, RandomSplit, TimeSplit, assign
 from velodrome.data.transforms import Preparation, apply, fit_preparation
 from velodrome.store.workspace import Workspace
 
-__all__ = ["Ingredients", "TrainingSet", "build_training_set", "test_keys", "test_rows"]
+__all__ = ["Ingredients", "TrainingSet", "build_training_set", "require_classes", "test_keys", "test_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Ingredients:
 
     Attributes:
         snapshot: digest of the snapshot; `time` is its dataset's time column.
+        features: of data of one's own, none of them means every input.
         everything: train on all rows, as a refit does.
     """
 
@@ -52,11 +54,12 @@ class TrainingSet:
 
     Attributes:
         layout: all rows of the snapshot, prepared, in its order, with the label's codes (int64) or values (float32).
+        preparation: None for data of one's own, which comes prepared.
         train, validation: row numbers, uint32, ascending.
     """
 
-    layout: Layout
-    preparation: Preparation
+    layout: Layout | OwnRows
+    preparation: Preparation | None
     coding: LabelCoding
     train: npt.NDArray[np.uint32]
     validation: npt.NDArray[np.uint32]
@@ -78,7 +81,7 @@ def build_training_set(ws: Workspace, snapshot: Snapshot, made_from: Ingredients
     train = everyone if made_from.everything else everyone[parts == TRAIN]
     validation = everyone[:0] if made_from.everything else everyone[parts == VALIDATION]
     for name, rows in {"training": train, "validation": validation}.items():
-        _require_classes(coding, target[rows], name)
+        require_classes(coding, target[rows], name)
     features = frame.select(made_from.features)
     preparation = fit_preparation(made_from.prepare, features[train], made_from.features, made_from.encoding)
     layout = _layout(ws, made_from, features, preparation, target)
@@ -120,7 +123,8 @@ def _parts(ws: Workspace, snapshot: Snapshot, made_from: Ingredients, frame: pl.
     return assign(made_from.split, keys=row_keys(ws, snapshot), times=times, seed=made_from.seed)
 
 
-def _require_classes(coding: LabelCoding, target: npt.NDArray[Any], part: str) -> None:
+def require_classes(coding: LabelCoding, target: npt.NDArray[Any], part: str) -> None:
+    """Raises LabelError where the rows of a part, if there are any, have one class only."""
     if coding.task == "regression" or not len(target) or len(np.unique(target)) > 1:
         return
     raise LabelError(

@@ -350,6 +350,7 @@ _TITLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "failure": lambda record: f"{record['error']}: {record['message']}",
     "fragment": lambda record: f"{record['file']}, {record['rows']} rows",
     "outcome": lambda record: f"{record['steps']} steps",
+    "own_snapshot": lambda record: f"{record['dataset']}, {record['rows']} rows of one's own",
     "provenance": lambda record: f"on {record['host']}, commit {(record['repository'] or {}).get('commit') or 'none'}",
     "quality": lambda record: f"of {record['version']} on {record['window']}",
     "report": lambda record: f"{record['primary']} {record['metrics'][record['primary']]['value']:.4f}",

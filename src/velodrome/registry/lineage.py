@@ -9,6 +9,7 @@ import msgspec
 
 from velodrome.core.digest import Digest
 from velodrome.data.fragments import Fragment
+from velodrome.data.own_snapshots import AnySnapshot, OwnSnapshot, read_snapshot
 from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.report import Report
 from velodrome.registry.environment import Environment
@@ -55,7 +56,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     standing_as: tuple[str, ...]
     artifact: Digest
     snapshot: Digest | None
-    data: Snapshot | None
+    data: AnySnapshot | None
     fragments: tuple[Fragment, ...]
     code: dict[str, Digest]
     runs: tuple[RunTrace, ...]
@@ -88,6 +89,9 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     def _data_lines(self) -> list[tuple[str, object]]:
         if self.data is None:
             return [("snapshot", self.snapshot)]
+        if isinstance(self.data, OwnSnapshot):
+            named = f"{self.snapshot}: {self.data.rows} rows of one's own, content {self.data.content[:12]}"
+            return [("snapshot", named)]
         rows: list[tuple[str, object]] = [
             ("snapshot", f"{self.snapshot}: {self.data.rows} rows, {self.data.quarantined} in quarantine")
         ]
@@ -104,7 +108,7 @@ def trace(ws: Workspace, reference: str) -> Trace:
     version = resolve(ws, reference)
     run = get_run(ws, version.run)
     judge = (get_run(ws, run.judge),) if run.judge else ()
-    snapshot = read_record(ws.ledger, run.snapshot, Snapshot) if run.snapshot else None
+    snapshot = read_snapshot(ws, run.snapshot) if run.snapshot else None
     return Trace(
         reference=version.reference,
         state=state_of(ws, version),
@@ -112,7 +116,7 @@ def trace(ws: Workspace, reference: str) -> Trace:
         artifact=version.artifact,
         snapshot=run.snapshot,
         data=snapshot,
-        fragments=fragments_of(ws, snapshot) if snapshot else (),
+        fragments=fragments_of(ws, snapshot) if isinstance(snapshot, Snapshot) else (),
         code=code_of(ws, run),
         runs=tuple(_traced(ws, each) for each in (*judge, run)),
         report=version.report,

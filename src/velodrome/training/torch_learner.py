@@ -29,9 +29,10 @@ from velodrome.core.logging import logger
 from velodrome.core.progress import Silent, Task
 from velodrome.core.units import parse_duration
 from velodrome.data.curriculum import easiest_first
-from velodrome.data.fields import as_json
-from velodrome.data.layout import places
+from velodrome.data.fields import as_json, rows_within
+from velodrome.data.layout import Layout, places
 from velodrome.data.order import EpochOrder
+from velodrome.data.own import OwnRows
 from velodrome.data.torch import Batch, TensorBatches
 from velodrome.models.torch import export
 from velodrome.registry.failures import mean_time_between_failures
@@ -63,7 +64,7 @@ from velodrome.training.work import Fitted, Work
 
 __all__ = ["fit", "machine", "order_of", "repeat", "trial"]
 
-_EVALUATION_ROWS = 8192
+_EVALUATION_ROWS, _EVALUATION_BYTES = 8192, 1 << 26
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -130,7 +131,7 @@ class _Training:
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
         self._copy = StateCopy(self.state)
         self._new_after = self._done = 0
-        self._evaluation_rows = _EVALUATION_ROWS
+        self._evaluation_rows = min(_EVALUATION_ROWS, rows_within(work.layout.fields, _EVALUATION_BYTES))
         self._tick: Callable[[], None] = lambda: None
         every = 0 if len(work.validation) else self.batches.steps_per_epoch
         self.checkpointer = Checkpointer(
@@ -495,8 +496,14 @@ def _rows(work: Work, learner: Torch) -> npt.NDArray[np.uint32]:
     """The rows to train on; with a curriculum the easiest first."""
     if learner.curriculum is None:
         return work.train
-    columns = {place.field.name: place.of(work.layout.arrays[place.block]) for place in places(work.layout.fields)}
-    return easiest_first(learner.curriculum, work.train, columns)
+    return easiest_first(learner.curriculum, work.train, _columns(work.layout, learner.curriculum.by))
+
+
+def _columns(rows: Layout | OwnRows, by: object) -> dict[str, npt.NDArray[Any]]:
+    """What the rows may be ordered by; of one's own, whose arrays lie nowhere yet, the one that is asked for."""
+    if isinstance(rows, OwnRows):
+        return rows.data.columns([by]) if isinstance(by, str) and by in rows.data.kinds else {}
+    return {place.field.name: place.of(rows.arrays[place.block]) for place in places(rows.fields)}
 
 
 def _plan(learner: Torch, work: Work, steps_per_epoch: int) -> Plan:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from velodrome.core.digest import Digest
 from velodrome.core.errors import Diverged, NotFound, nearest
 from velodrome.data.layout import Layout
+from velodrome.data.own import OwnRows
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import Learner
@@ -60,7 +61,8 @@ class Work:
 
     Attributes:
         run, attempt: whose checkpoints and series these are.
-        layout: the prepared rows; `layout.take(ids)` gives inputs by name, `layout.target` the label codes or values.
+        layout: the prepared rows, of files or of one's own; `layout.take(ids)` gives inputs by name, `layout.target` the
+            label codes or values.
         train, validation: row ids of the layout, uint32; validation may be empty.
         device: "cpu", or "cuda" with or without a number.
         task, classes: "binary", "multiclass" or "regression", and how many classes.
@@ -78,7 +80,7 @@ class Work:
     attempt: int
     seed: int
     learner: Learner
-    layout: Layout
+    layout: Layout | OwnRows
     train: npt.NDArray[np.uint32]
     validation: npt.NDArray[np.uint32]
     device: str

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from velodrome.control.pipeline import settlement_of
 from velodrome.core.digest import Digest
+from velodrome.data.own_snapshots import read_snapshot
 from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.gates import Verdict
 from velodrome.evaluation.report import Report
@@ -205,16 +206,17 @@ def _refits(ws: Workspace, run_id: str) -> Iterator[str]:
 
 
 def _data(ws: Workspace, digest: Digest) -> DataFacts:
-    snapshot = read_record(ws.ledger, digest, Snapshot)
-    files = (DataFile(name=each.file, source=each.source, rows=each.rows) for each in fragments_of(ws, snapshot))
+    snapshot = read_snapshot(ws, digest)
+    kept = snapshot if isinstance(snapshot, Snapshot) else None
+    fragments = fragments_of(ws, kept) if kept else ()
     return DataFacts(
         dataset=snapshot.dataset,
         snapshot=digest,
         rows=snapshot.rows,
         quarantined=snapshot.quarantined,
-        time_from=snapshot.time_from,
-        time_to=snapshot.time_to,
-        files=tuple(files),
+        time_from=kept.time_from if kept else None,
+        time_to=kept.time_to if kept else None,
+        files=tuple(DataFile(name=each.file, source=each.source, rows=each.rows) for each in fragments),
     )
 
 
