@@ -11,10 +11,10 @@ from typing import Any, Literal
 import msgspec
 
 from velodrome.control.declaring import Source, declare
+from velodrome.control.training import prepared_rows
 from velodrome.core.errors import ConfigurationError, DataError, OutOfMemory, TrainingError
 from velodrome.core.extras import load
 from velodrome.core.units import show_bytes
-from velodrome.data.training_set import build_training_set
 from velodrome.recipe import Recipe
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
@@ -225,7 +225,7 @@ def _work(ws: Workspace, recipe: Recipe, source: Source, seed: int) -> Iterator[
     """What the learner would be given by a run, but for the run."""
     with ws.writing():
         declared = declare(ws, recipe, source, seed)
-        rows = build_training_set(ws, declared.taken.snapshot, declared.ingredients())
+        rows = prepared_rows(ws, declared)
         yield Work(
             ws=ws,
             run="",

@@ -46,7 +46,7 @@ from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import learner_kind
 from velodrome.training.work import Fitted, Histories, RollBack, Work, require_items
 
-__all__ = ["Assignment", "Trained", "train"]
+__all__ = ["Assignment", "Trained", "prepared_rows", "train"]
 
 _ROLLBACKS = 10
 
@@ -166,10 +166,7 @@ class Assignment:
 
     def rows(self) -> TrainingSet:
         """The prepared rows that the run learns from."""
-        taken, made_from = self.declared.taken, self.declared.ingredients(everything=self.judge is not None)
-        if isinstance(taken, OwnTaken):
-            return build_own_set(self.ws, taken, made_from)
-        return build_training_set(self.ws, taken.snapshot, made_from)
+        return prepared_rows(self.ws, self.declared, everything=self.judge is not None)
 
     def work(self, rows: TrainingSet, attempt: int, recorder: Histories, watch: Stopwatch) -> Work:
         """What the learner is given."""
@@ -228,6 +225,18 @@ class Assignment:
         self._account(attempt, watch)
         finish(ws, run.id, outcome)
         return outcome
+
+
+def prepared_rows(ws: Workspace, declared: Declared, *, everything: bool = False) -> TrainingSet:
+    """The prepared rows of what was declared, whether of files or of data of one's own.
+
+    Args:
+        everything: train on all rows, as a refit does.
+    """
+    taken, made_from = declared.taken, declared.ingredients(everything=everything)
+    if isinstance(taken, OwnTaken):
+        return build_own_set(ws, taken, made_from)
+    return build_training_set(ws, taken.snapshot, made_from)
 
 
 def _tell(ws: Workspace, run_id: str, type_: str, body: dict[str, Any]) -> None:
