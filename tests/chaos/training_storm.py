@@ -199,23 +199,20 @@ def stalled(ground: Ground) -> Verdict:
 
 
 def removed(ground: Ground, name: str) -> Verdict:
-    """Everything that was stored, or the blobs alone, go while it trains: a named error; then a training of its own."""
+    """The whole store, or the blobs alone, go while it trains: a named error. Without a store it is another training; blobs
+    that are brought back are those that it goes on with."""
     twin, project = ground.twin(**SMALL), ground.project(**SMALL)
-    verdict, life = Verdict(f"{name} removed"), begin(project)
+    verdict, life = Verdict(f"{name or 'all'} removed"), begin(project)
     until(lambda: saved(project) >= 3, lambda: life.alive)
     (project / "hang").touch()
     (project / ".velodrome" / name).rename(project / "gone")
     (project / "hang").unlink()
-    ends = [life.end()]
-    if name:  # the data of the snapshot are gone, and no other training can bring them back
-        ends.append(begin(project).end())
-    for end in ends:
-        verdict.require(end.code == ExitCode.STORAGE and end.error.get("remedy"), f"it ended with {end}")
-    verdict.counts["removal named"] += 1
+    end = life.end()
+    verdict.require(end.code == ExitCode.STORAGE and end.error.get("remedy"), f"it ended with {end}")
+    verdict.counts["removal named"] += end.code == ExitCode.STORAGE
     if name:
-        verdict.compare(ending(project), twin)
-    else:
-        finished(verdict, project, twin)
+        shutil.copytree(project / "gone", project / ".velodrome" / name, dirs_exist_ok=True)
+    finished(verdict, project, twin)
     return verdict
 
 
