@@ -29,7 +29,7 @@ from velodrome.core.logging import logger
 from velodrome.core.progress import Silent, Task
 from velodrome.core.units import parse_duration
 from velodrome.data.curriculum import easiest_first
-from velodrome.data.fields import as_json, rows_within
+from velodrome.data.fields import as_json
 from velodrome.data.layout import Layout, places
 from velodrome.data.order import EpochOrder
 from velodrome.data.own import OwnRows
@@ -60,11 +60,11 @@ from velodrome.training.torch_optimizers import Average, Freezer, make_stepper
 from velodrome.training.torch_profile import profiled
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights, restore_weights
 from velodrome.training.torch_step import Objective, Scaler
+from velodrome.training.torch_validation import Validation
 from velodrome.training.work import Fitted, Work
 
 __all__ = ["fit", "machine", "order_of", "repeat", "trial"]
 
-_EVALUATION_ROWS, _EVALUATION_BYTES = 8192, 1 << 26
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -131,7 +131,6 @@ class _Training:
         self._loss = loss_function(self.name, work.classes, learner.label_smoothing)
         self._copy = StateCopy(self.state)
         self._new_after = self._done = 0
-        self._evaluation_rows = min(_EVALUATION_ROWS, rows_within(work.layout.fields, _EVALUATION_BYTES))
         self._tick: Callable[[], None] = lambda: None
         every = 0 if len(work.validation) else self.batches.steps_per_epoch
         self.checkpointer = Checkpointer(
@@ -203,7 +202,7 @@ class _Training:
             objective=objective,
             stepper=self.state.stepper,
             batches=self.batches,
-            evaluate=self.validation_loss,
+            evaluate=Validation(work.layout, work.validation, self.loss_of, self.device, work.tell),
             recorder=work.recorder,
             samples=SampleLedger(work.recorder, memory.chain),
             saver=saver,
@@ -242,26 +241,6 @@ class _Training:
             return self.learner.step(self._computed, inputs, target)
         return self._loss(_forward(self._computed, inputs), target)
 
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """The mean loss over all validation rows, each row counting the same; fewer rows at once where memory runs out."""
-        validation, total, count, start = self.work.validation, 0.0, 0.0, 0
-        while start < len(validation):
-            ids = validation[start : start + self._evaluation_rows]
-            try:
-                value, weight = self._summed(ids)
-            except VelodromeError:
-                raise
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise mistake(error, "the evaluation") from error
-                self._evaluate_less(len(ids), error)
-                continue
-            total, count, start = total + value, count + weight, start + len(ids)
-        if not count:
-            raise TrainingError("no validation row counts", remedy="let (sum, how many) count at least one of them")
-        return total / count
-
     def _best(self, step: int) -> dict[str, torch.Tensor]:
         """The state after a step that is over; where it is damaged, the next attempt learns it again."""
         try:
@@ -279,24 +258,6 @@ class _Training:
             if checkpoint.step == step:
                 return checkpoint
         raise TrainingError(f"the checkpoint of step {step} is gone", remedy="run again with --fresh")
-
-    def _summed(self, ids: npt.NDArray[np.uint32]) -> tuple[float, float]:
-        """The sum of the losses of validation rows, and how many count."""
-        layout = self.work.layout
-        inputs = {name: torch.from_numpy(values).to(self.device) for name, values in layout.take(ids).items()}
-        loss = self.loss_of(inputs, torch.from_numpy(layout.target[ids]).to(self.device))
-        value, weight = loss if isinstance(loss, tuple) else (loss * len(ids), len(ids))
-        return float(value), float(weight)
-
-    def _evaluate_less(self, rows: int, error: Exception) -> None:
-        if rows == 1:
-            raise OutOfMemory(
-                "memory does not suffice to evaluate one row",
-                received=(str(error).splitlines() or [type(error).__name__])[0],
-                remedy="make the network smaller",
-            ) from error
-        self._evaluation_rows = (rows + 1) // 2
-        self.work.tell("run.evaluation-halved", {"rows": self._evaluation_rows})
 
     def _saved(self, step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return decode_state(self.work.ws.blobs.read(self._known(step).blob))
