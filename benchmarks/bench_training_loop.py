@@ -6,8 +6,9 @@ check, the series in the ledger, the sample ledger, a checkpoint early in each t
 The small network is an MLP of 64-128-10 with batches of 64, 500 steps a turn. Beside it stand PyTorch's own DataLoader, by
 hand, and, where TRAINERS_PYTHON names the interpreter of an environment that has them, Lightning, Accelerate and HF Trainer:
 see `trainers.py`. Each of those is a process of its own that waits between its turns.
-The other network is an MLP of 784-w-w-10 with batches of 256, its width w found in this very run, so that a bare step takes
-about 50 ms; 20 steps a turn, so a checkpoint each second.
+The other network is an MLP of 64-w-w-10 with batches of 512, its width w found in this very run, so that a bare step takes
+about 50 ms; 40 steps a turn, so a checkpoint every two seconds. What is left of our cost is chiefly one pass over the gradients
+for their norm, which weighs the more the fewer rows a batch has.
 All take turns, so that a noisy machine hits all of them; the ratio is the median over the turns, each to the limit's of the
 same turn. What a loop does more seldom than once a turn, as the end of an epoch, is hence left out, to the peers' favour.
 """
@@ -213,7 +214,7 @@ def width_for(seconds: float) -> int:
     for _ in range(3):
         setting = large(width)
         turn = by_hand(setting, pre_batched(setting))
-        taken = min(turn() for _ in range(3)) / setting.turn
+        taken = min(turn() for _ in range(2)) / setting.turn
         width = max(64, round(width * math.sqrt(seconds / taken) / 64) * 64)
     return width
 
