@@ -20,6 +20,7 @@ from velodrome.core.errors import IntegrityError, NotFound, StateError, Velodrom
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
 from velodrome.registry.facts import facts_of, known_of, record_facts
+from velodrome.registry.incidents import IN_PART, Incident, incidents
 from velodrome.registry.series import (
     RESTORED,
     SeriesKind,
@@ -65,7 +66,6 @@ __all__ = [
 ]
 
 _R = TypeVar("_R", bound=Record)
-_IN_PART = "run.restored-in-part"
 
 
 class RunState(StrEnum):
@@ -181,12 +181,14 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
     last: dict[str, float]
     tags: dict[str, float | str]
     time: dict[str, float]
+    incidents: tuple[Incident, ...]
 
     def lines(self) -> list[tuple[str, object]]:
         """(label, value) pairs for a person."""
         inputs = ("name", "type", "key", "snapshot", "code", "environment", "seed", "owner", "judge")
         rows = [(label, getattr(self.run, label)) for label in inputs]
         rows += [(f"attempt {attempt.number}", _attempt_line(attempt)) for attempt in self.attempts]
+        rows += [(f"{each.time:%Y-%m-%d %H:%M:%S}", each.what) for each in self.incidents]
         if self.failure and self.state is RunState.FAILED:
             rows.append(("failure", f"{self.failure.error}: {self.failure.message}"))
         if self.outcome:
@@ -253,13 +255,13 @@ def resumed(ws: Workspace, run_id: str, *, attempt: int, step: int) -> int:
 
 def restored_in_part(ws: Workspace, run_id: str, *, attempt: int, missing: Iterable[str]) -> None:
     """Record that the attempt went on from a checkpoint that lacks these items."""
-    ws.commit(Append(_subject(run_id), _IN_PART, {"attempt": attempt, "missing": list(missing)}))
+    ws.commit(Append(_subject(run_id), IN_PART, {"attempt": attempt, "missing": list(missing)}))
 
 
 def missing_of(ws: Workspace, run_id: str) -> tuple[str, ...]:
     """What the checkpoints lacked that any attempt of a run went on from, by name."""
     events = ws.ledger.events(_subject(run_id))
-    return tuple(sorted({item for event in events if event.type == _IN_PART for item in event.body["missing"]}))
+    return tuple(sorted({item for event in events if event.type == IN_PART for item in event.body["missing"]}))
 
 
 def not_reproducible(outcome: Outcome) -> str | None:
@@ -394,7 +396,7 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
     """
     run = get_run(ws, reference)
     values = {name: series for name, series in read_histories(ws, run.id).items() if len(series.values)}
-    events = ws.ledger.events(_subject(run.id))
+    events, checkpoints = (ws.ledger.events(subject) for subject in (_subject(run.id), f"checkpoints:{run.id}"))
     return RunDetails(
         run=run,
         state=_state(ws, run.id)[0],
@@ -404,7 +406,8 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
         failure=_newest(ws, run.id, "failure", Failure),
         last={name: float(series.values[-1]) for name, series in values.items() if series.kind is SeriesKind.VALUE},
         tags=known_of(ws, run.id, "tags"),
-        time=time_spent(events, ws.ledger.events(f"checkpoints:{run.id}")),
+        time=time_spent(events, checkpoints),
+        incidents=incidents(events, checkpoints),
     )
 
 

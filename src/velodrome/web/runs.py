@@ -20,6 +20,7 @@ from velodrome.evaluation.report import Report
 from velodrome.registry.curves import thin
 from velodrome.registry.differences import flatten
 from velodrome.registry.environment import Environment
+from velodrome.registry.incidents import Incident
 from velodrome.registry.provenance import Provenance
 from velodrome.registry.runs import Attempt, Failure, Outcome, Run, RunState, code_of, show_run
 from velodrome.registry.series import Series, SeriesKind, read_histories
@@ -130,6 +131,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     seed: int
     attempts: tuple[Attempt, ...]
+    incidents: tuple[Incident, ...]
     outcome: Outcome | None
     failure: Failure | None
     judge: str | None
@@ -177,6 +179,7 @@ def run_facts(ws: Workspace, reference: str) -> RunFacts:
         owner=run.owner,
         seed=run.seed,
         attempts=details.attempts,
+        incidents=details.incidents,
         outcome=details.outcome,
         failure=details.failure if details.state is RunState.FAILED else None,
         judge=run.judge,
