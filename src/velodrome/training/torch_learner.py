@@ -18,7 +18,6 @@ import torch
 from velodrome.core.counter import derive_seed
 from velodrome.core.digest import digest_bytes, digest_json
 from velodrome.core.errors import (
-    ConfigurationError,
     IntegrityError,
     MissingBlob,
     OutOfMemory,
@@ -56,6 +55,7 @@ from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
 from velodrome.training.telemetry import telemetry
 from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
+from velodrome.training.torch_machine import machine
 from velodrome.training.torch_optimizers import Average, Freezer, make_stepper
 from velodrome.training.torch_profile import profiled
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights, restore_weights
@@ -66,44 +66,6 @@ from velodrome.training.work import Fitted, Work
 __all__ = ["fit", "machine", "order_of", "repeat", "trial"]
 
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def machine(threads: int = 0, device: str = "cpu") -> tuple[str, str, int]:
-    """What the bits of a training depend on beside the versions: the CPU capability torch chose, and its threads.
-
-    Args:
-        threads: how many this process computes with from now on; 0: as many as torch chose.
-        device: "cpu", or "cuda" with or without a number.
-
-    Returns:
-        The device as its maker calls it, what it and the CPU are capable of, and the threads.
-
-    Raises:
-        ConfigurationError: there is no such device here.
-    """
-    if threads:
-        torch.set_num_threads(threads)
-    capability, name = f"aten:{torch.backends.cpu.get_cpu_capability()}", "cpu"
-    if device != "cpu":
-        at = _require_device(device)
-        name = f"cuda: {torch.cuda.get_device_name(at)}"
-        capability += f", sm_{''.join(map(str, torch.cuda.get_device_capability(at)))}, cuda {torch.version.cuda}"
-    return name, capability, torch.get_num_threads()
-
-
-def _require_device(device: str) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = torch.device("meta")
-    count = torch.cuda.device_count()
-    if found.type != "cuda" or (found.index or 0) >= count:
-        raise ConfigurationError(
-            "there is no such device here",
-            received=device,
-            remedy="known: cpu" + "".join(f", cuda:{index}" for index in range(count)),
-        )
-    return found
 
 
 class _Training:
