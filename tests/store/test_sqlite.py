@@ -52,6 +52,16 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         SqliteLedger(path)
 
 
+def test_a_full_disk_is_told_with_what_helps(ledger: SqliteLedger) -> None:
+    with ledger._connection() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")  # no page beyond those that are there
+    kept = len(list(ledger.scan()))
+    with pytest.raises(StorageError, match="full") as caught:
+        ledger.commit([Put(Sample(number=n), "x" * 9000) for n in range(99)], actor="ann", now=SystemClock().now())
+    assert "make room" in str(caught.value.remedy)
+    assert len(list(ledger.scan())) == kept
+
+
 def test_a_record_edited_by_hand_is_found(ledger: SqliteLedger) -> None:
     ledger.commit([Put(Sample(number=1))], actor="ann", now=SystemClock().now())
     with sqlite3.connect(ledger.path) as connection:

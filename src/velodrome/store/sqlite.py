@@ -28,6 +28,16 @@ _TRIES, _PAUSE = 3000, 0.02  # a minute, as long as any other lock is waited for
 _NETWORK = {"nfs", "nfs4", "cifs", "smb", "smbfs", "smb2", "afs", "9p", "fuse.sshfs", "glusterfs", "lustre", "ceph"}
 
 
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another writer holds the ledger: look for its process",
+    sqlite3.SQLITE_CANTOPEN: "check the permissions of its folder",
+    sqlite3.SQLITE_FULL: "its disk is full: make room (velodrome gc), and run the same again",
+    sqlite3.SQLITE_IOERR: "its disk failed or is full: make room, look at the system's log, then run `velodrome doctor`",
+    sqlite3.SQLITE_READONLY: "check the permissions of the file and of its folder",
+}
+"""Primary result code → what to do, where there is more to say than to look."""
+
+
 class SqliteLedger(SqlLedger):
     """A ledger in the file `path`, made if it is not there, migrated if it is older.
 
@@ -48,6 +58,11 @@ class SqliteLedger(SqlLedger):
         except StorageError as error:
             return [str(error)]
         return [] if answers == ["ok"] else answers
+
+    def _refusal(self, error: Exception) -> StorageError:
+        refused = super()._refusal(error)
+        code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+        return StorageError(refused.problem, remedy=_REMEDIES.get(code, refused.remedy))
 
     def _commit(self, writes: Sequence[Write], actor: str, now: datetime) -> None:
         with self._transaction() as connection:
