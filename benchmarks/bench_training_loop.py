@@ -7,7 +7,7 @@ The small network is an MLP of 64-128-10 with batches of 64, 500 steps a turn. B
 hand, and, where TRAINERS_PYTHON names the interpreter of an environment that has them, Lightning, Accelerate and HF Trainer:
 see `trainers.py`. Each of those is a process of its own that waits between its turns.
 The other network is an MLP of 64-w-w-10 with batches of 512, its width w found in this very run, so that a bare step takes
-about 50 ms; 40 steps a turn, so a checkpoint every two seconds. What is left of our cost is chiefly one pass over the gradients
+about 50 ms; 60 steps a turn, so a checkpoint every three seconds. What is left of our cost is chiefly one pass over the gradients
 for their norm, which weighs the more the fewer rows a batch has.
 All take turns, so that a noisy machine hits all of them; the ratio is the median over the turns, each to the limit's of the
 same turn. What a loop does more seldom than once a turn, as the end of an epoch, is hence left out, to the peers' favour.
@@ -92,8 +92,8 @@ SMALL = Setting(
 
 
 def large(width: int) -> Setting:
-    sizes = (784, width, width, 10)
-    return Setting(name="training-loop-50ms", goal=1.01, sizes=sizes, batch=256, rows=12_800, turn=20, turns=30, late=2)
+    sizes = (64, width, width, 10)
+    return Setting(name="training-loop-50ms", goal=1.01, sizes=sizes, batch=512, rows=25_600, turn=60, turns=15, late=2)
 
 
 class Network(torch.nn.Module):
