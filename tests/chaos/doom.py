@@ -21,9 +21,9 @@ import sqlalchemy as sa
 
 from velodrome.control import training
 from velodrome.store import files
-from velodrome.training import torch_learner
 from velodrome.training.checkpoints import Checkpointer
 from velodrome.training.torch_step import Objective
+from velodrome.training.torch_validation import Validation
 
 __all__ = ["DISK", "SHIP", "Act", "Doom", "Failpoints", "takes_room"]
 
@@ -73,7 +73,7 @@ class Doom:
         where, name = {
             "start": (training, "build_training_set"),
             "step": (Objective, "__call__"),
-            "evaluation": (torch_learner._Training, "validation_loss"),
+            "evaluation": (Validation, "__call__"),
             "save": (Checkpointer, "_write"),
         }[self.point]
         wrap = points.saving if self.point == "save" else points.reaching
