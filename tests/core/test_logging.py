@@ -1,7 +1,18 @@
 import io
 import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
 
 from velodrome.core.logging import bind, configure_logging, logger
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
 
 
 def test_a_line_is_json_and_carries_the_ids_of_its_context() -> None:
@@ -14,3 +25,14 @@ def test_a_line_is_json_and_carries_the_ids_of_its_context() -> None:
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (first["event"], first["run"], first["step"], first["level"]) == ("checkpoint.saved", "01abc", 3, "info")
     assert "run" not in second
+
+
+def test_lines_go_to_what_is_standard_error_when_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, present = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", closed)
+    configure_logging()
+    logger().warning("first")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", present)
+    logger().warning("second")
+    assert json.loads(present.getvalue())["event"] == "second"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from velodrome.core.config import Config
 from velodrome.core.errors import StorageError
@@ -160,16 +161,14 @@ def test_a_damaged_one_counts_no_longer_when_the_next_is_kept(ws: Workspace) -> 
 
 
 @pytest.mark.parametrize("left", [0, 1])
-def test_damage_is_told_and_that_a_training_starts_anew(
-    ws: Workspace, capsys: pytest.CaptureFixture[str], left: int
-) -> None:
+def test_damage_is_told_and_that_a_training_starts_anew(ws: Workspace, left: int) -> None:
     _save(ws, {1: None, 2: None})
     for checkpoint in checkpoints_of(ws, "r")[left:]:
         ws.blobs.delete(checkpoint.blob)
     for _ in range(2):  # also when it is asked again
-        newest_verified(ws, "r")
-        words = capsys.readouterr().out
-        assert ("starts anew" in words) == (left == 0)
+        with capture_logs() as lines:
+            newest_verified(ws, "r")
+        assert ("checkpoint.none_is_left" in {line["event"] for line in lines}) == (left == 0)
 
 
 def test_histories_are_durable_before_the_checkpoint_is_recorded(ws: Workspace) -> None:

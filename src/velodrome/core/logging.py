@@ -27,7 +27,9 @@ def configure_logging(level: str = "warning", stream: TextIO | None = None) -> N
             structlog.processors.JSONRenderer(sort_keys=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=stream or sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(
+            stream or sys.stderr
+        ),  # that of now, which may be another later
         cache_logger_on_first_use=False,
     )
 
