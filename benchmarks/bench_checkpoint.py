@@ -4,6 +4,8 @@ The limits are taken in turn in the same process: a copy of as many bytes into a
 can be at best), and writing as many bytes to a file with fsync (what durable can be at best). Ours is the real thing: the state
 of a module copied into the bytes of a safetensors file, hashed, written to a blob, flushed, renamed, its folder flushed, its
 record and event committed. The peer is torch.save and fsync.
+A disk that is shared slows now one writer, now another (here from 0.13 to 0.6 s, the same call, by chance): all wait a second
+before they write, each is first in turn, and of what the disk has a part in the fastest turns are compared. The JSON has all.
 """
 
 import json
@@ -27,7 +29,9 @@ from velodrome.training.torch_state import State, StateCopy, decode_state
 
 STALL_GOAL, DURABLE_GOAL = 1.5, 1.3
 LAYERS, WIDTH = 12, 2048
-TURNS = 9
+TURNS = 12
+SETTLE_SECONDS = 1.0
+DISK = ("write+fsync", "durable", "torch.save+fsync")
 
 Taken = dict[str, list[float]]
 
@@ -68,16 +72,25 @@ def measure(folder: Path) -> tuple[Taken, int]:
         def save(turn: int) -> None:
             checkpointer.save(turn, lambda: copy.taken({"memory": {"step": turn}, "order": ""}))
 
-        for turn in range(1, TURNS + 1):
-            with torch.no_grad():
-                next(module.parameters()).add_(1.0)  # so that each turn stores new bytes
-            taken["memcpy"].append(seconds(partial(target.__setitem__, slice(None), source)))
+        def ours(turn: int) -> None:
             begun = time.perf_counter()
             taken["stall"].append(seconds(partial(save, turn)))
             checkpointer.wait()
             taken["durable"].append(time.perf_counter() - begun)
-            taken["write+fsync"].append(seconds(partial(written, folder / "raw", memoryview(source))))
-            taken["torch.save+fsync"].append(seconds(partial(saved, folder / "peer", module)))
+
+        for turn in range(1, TURNS + 1):
+            with torch.no_grad():
+                next(module.parameters()).add_(1.0)  # so that each turn stores new bytes
+            taken["memcpy"].append(seconds(partial(target.__setitem__, slice(None), source)))
+            writers: list[Callable[[], None]] = [
+                partial(ours, turn),
+                lambda: taken["write+fsync"].append(seconds(partial(written, folder / "raw", memoryview(source)))),
+                lambda: taken["torch.save+fsync"].append(seconds(partial(saved, folder / "peer", module))),
+            ]
+            for writer in (*writers[turn % 3 :], *writers[: turn % 3]):
+                os.sync()
+                time.sleep(SETTLE_SECONDS)
+                writer()
         checkpointer.close()
         found = newest_verified(ws, "run")
         assert found is not None
@@ -89,10 +102,13 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
         taken, size = measure(Path(folder))
-    milliseconds = {name: statistics.median(each) * 1e3 for name, each in taken.items()}
+    milliseconds = {
+        name: (min(each) if name in DISK else statistics.median(each)) * 1e3 for name, each in taken.items()
+    }
     lines = []
     for ours, limit, goal in (("stall", "memcpy", STALL_GOAL), ("durable", "write+fsync", DURABLE_GOAL)):
-        ratio = statistics.median(mine / bare for mine, bare in zip(taken[ours], taken[limit], strict=True))
+        turns = zip(taken[ours], taken[limit], strict=True)
+        ratio = min(taken[ours]) / min(taken[limit]) if ours in DISK else statistics.median(m / b for m, b in turns)
         lines.append((ratio / goal, ours, limit, ratio, goal))
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
@@ -100,7 +116,7 @@ def main() -> None:
         json.dumps(
             {
                 "bytes": size,
-                "median_milliseconds": milliseconds,
+                "milliseconds": milliseconds,
                 "ratios": {ours: ratio for _, ours, _, ratio, _ in lines},
                 "goals": {"stall": STALL_GOAL, "durable": DURABLE_GOAL},
                 "all_seconds": taken,
