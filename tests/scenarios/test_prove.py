@@ -86,6 +86,7 @@ def test_the_rows_of_every_step_are_proven_and_shown_though_the_data_is_gone(pro
     assert {name: first[name] for name in ("city", "churned")} == {name: there[name] for name in ("city", "churned")}
 
     assert "none twice in an epoch" in project.call("runs", "samples", done["run"]).stdout
+    assert "digest" not in project.call("runs", "show", done["run"]).stdout  # of a step: a name, and no quantity
     assert str(first["customer"]) in project.call("runs", "samples", done["run"], "--step", str(steps // 3)).stdout
     assert f"steps 1 to {steps}" in project.error("runs", "samples", done["run"], "--step", "0")["remedy"]
 

@@ -30,3 +30,11 @@ def test_without_a_step_nothing_is_logged() -> None:
     with telemetry(histories, lambda: 0, seconds=0.01):
         pass
     assert histories.logged == []
+
+
+def test_the_processors_are_seen_to_work() -> None:
+    histories = Histories()
+    with telemetry(histories, lambda: 1 + len(histories.logged), seconds=0.3):
+        while not histories.logged:
+            sum(range(10_000))
+    assert histories.logged[0][1]["host.cpu_percent"] > 0

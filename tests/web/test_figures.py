@@ -77,6 +77,28 @@ def test_the_other_series_have_units(year: Any) -> None:
     assert found["Learning rate"].chart.y.scale.low == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "unit", "shown"),
+    [
+        ("host.memory_bytes", 5.5e8, "GB", "0.550 GB"),
+        ("host.cpu_percent", 40.0, "%", "40 %"),
+        ("gpu.0.power_watts", 300.0, "W", "300 W"),
+    ],
+)
+def test_what_the_machine_did_has_its_own_units_and_one_point_is_a_dot(
+    year: Any, name: str, value: float, unit: str, shown: str
+) -> None:
+    run = run_facts(year.ws, year.network)
+    facts = dict.fromkeys(("first", "last", "low", "median", "high"), value)
+    curve = msgspec.structs.replace(
+        run.curves[0], name=name, timing=True, points=1, steps=(7,), values=(value,), low_step=7, high_step=7, **facts
+    )
+    (found,) = curve_figures(msgspec.structs.replace(run, curves=(curve,))).others
+    assert found.chart.y.title == unit
+    assert shown in found.finding
+    assert len(found.chart.dots) == 1
+
+
 def test_a_series_without_a_finite_number_is_told_in_words(year: Any) -> None:
     found = {each.title: each for each in curve_figures(run_facts(year.ws, year.tracked)).others}
     assert found["nothing"].finding == "no finite number"

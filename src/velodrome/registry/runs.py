@@ -23,6 +23,7 @@ from velodrome.registry.facts import facts_of, known_of, record_facts
 from velodrome.registry.incidents import IN_PART, Incident, incidents
 from velodrome.registry.series import (
     RESTORED,
+    STEP_DIGEST,
     SeriesKind,
     merge_blocks,
     read_histories,
@@ -198,7 +199,7 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
             rows.append(("time", describe_time(self.time)))
         if self.report:
             rows += [(name, estimate.value) for name, estimate in self.report.metrics.items()]
-        rows += [(f"last {name}", value) for name, value in self.last.items()]
+        rows += [(f"last {name}", value) for name, value in self.last.items() if name != STEP_DIGEST]
         rows += [(f"tag {name}", value) for name, value in self.tags.items()]
         return [(label, value) for label, value in rows if value not in (None, "")]
 

@@ -29,6 +29,7 @@ from velodrome.store.workspace import Workspace
 
 __all__ = [
     "RESTORED",
+    "STEP_DIGEST",
     "Series",
     "SeriesKind",
     "Summary",
@@ -50,6 +51,9 @@ __all__ = [
 
 RESTORED = "run.restored"
 """Type of the event on a run's chain that says which step an attempt restored."""
+
+STEP_DIGEST = "step_digest"
+"""Name of the series that holds the links of a sample ledger: names, and no quantity."""
 
 _MARKS = ""
 """Name of the series whose blocks say which attempts logged anything."""

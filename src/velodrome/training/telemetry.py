@@ -26,10 +26,9 @@ def telemetry(recorder: Histories, step: Callable[[], int], seconds: float = 10.
         step: the step that the training has done, under which the points are logged.
     """
     ended = threading.Event()
-    looks = [_host(), *_devices()]
 
     def look() -> None:
-        last = 0
+        looks, last = [_host(), *_devices()], 0  # here, since psutil measures from the last call of the same thread
         while True:
             stop = ended.wait(seconds)
             if (now := step()) > last:  # a series has one point for a step

@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 _MAIN = ("loss", "validation_loss")
+_LINE_FROM = 3
+"""Points from which on a line alone shows a curve."""
+_OF_THE_MACHINE = (("_percent", 1.0, "%"), ("_bytes", 1e-9, "GB"), ("_watts", 1.0, "W"))
+"""Ending of a series' name, factor to what is shown, its unit."""
 _MOST_SERIES = 24
 _TABLE_ROWS = 24
 _LINE = 15  # pixels from one label to the next
@@ -177,11 +181,12 @@ def _small(curve: Curve) -> Figure:
     x = _step_axis([curve])
     ends = [end for end in (shown.low, shown.high) if end is not None]
     y = value_axis(unit or "value", ends, count=3, zero=curve.name in ("lr", WAIT_SHARE))
+    dots = tuple(_dots(shown, x.scale, y.scale)) if len(shown.steps) < _LINE_FROM else ()
     return Figure(
         title=NAMES[curve.name].capitalize() if curve.name in NAMES else curve.name,
         finding=_small_finding(shown, unit),
         description=_course(shown),
-        chart=Chart(x=x, y=y, height=120, lines=(_line(shown, x.scale, y.scale, "accent"),)),
+        chart=Chart(x=x, y=y, height=120, lines=(_line(shown, x.scale, y.scale, "accent"),), dots=dots),
         table=_sampled([shown], unit),
         shape="small",
     )
@@ -284,6 +289,9 @@ def _unit(curve: Curve) -> tuple[float, str]:
     """What values are multiplied by to be shown, and in which unit they are then."""
     if curve.name == WAIT_SHARE:
         return 100.0, "%"
+    for ending, factor, unit in _OF_THE_MACHINE:
+        if curve.name.endswith(ending):
+            return factor, unit
     if curve.timing:
         return (1000.0, "ms") if (curve.high or 0.0) < 10 else (1.0, "s")
     return 1.0, ""

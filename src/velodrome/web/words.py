@@ -33,6 +33,8 @@ NAMES = {
     "step_time": "time of a step",
     "data_wait": "wait for data",
     "data_wait_share": "share of a step that waits for data",
+    "host.cpu_percent": "processors of the machine",
+    "host.memory_bytes": "memory of the process",
 }
 """What the series of a training are called on a page; others keep their names."""
 
