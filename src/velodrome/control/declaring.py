@@ -115,7 +115,7 @@ def _taken(ws: Workspace, recipe: Recipe) -> Taken | OwnTaken:
 def _environment(ws: Workspace, recipe: Recipe) -> Environment:
     learner = recipe.learner
     library = "torch" if isinstance(learner, Torch) else _distribution(type(learner.estimator).__module__)
-    machine = load(f"learner:{learner_kind(learner)}").machine
+    machine = load(f"machine:{learner_kind(learner)}").machine
     device, capability, threads = machine(ws.config.threads, ws.config.device)
     return describe_environment((library,), device=device, capability=capability, threads=threads)
 

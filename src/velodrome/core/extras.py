@@ -14,6 +14,8 @@ __all__ = ["KINDS", "load", "load_optional"]
 KINDS: dict[str, tuple[str, str]] = {
     "learner:torch": ("velodrome.training.torch_learner", "torch"),
     "learner:sklearn": ("velodrome.training.sklearn_learner", ""),
+    "machine:torch": ("velodrome.training.torch_machine", "torch"),
+    "machine:sklearn": ("velodrome.training.sklearn_learner", ""),
     "state:torch": ("velodrome.training.torch_state", "torch"),
     "optimizers:torch": ("velodrome.training.torch_optimizers", "torch"),
     "trials:torch": ("velodrome.training.torch_trials", "torch"),

@@ -55,7 +55,6 @@ from velodrome.training.samples import SampleLedger
 from velodrome.training.schedules import factor
 from velodrome.training.telemetry import telemetry
 from velodrome.training.torch_losses import ACTIVATIONS, loss_function, loss_name
-from velodrome.training.torch_machine import machine
 from velodrome.training.torch_optimizers import Average, Freezer, make_stepper
 from velodrome.training.torch_profile import profiled
 from velodrome.training.torch_state import State, StateCopy, decode_state, digest_weights, restore_weights
@@ -63,7 +62,7 @@ from velodrome.training.torch_step import Objective, Scaler
 from velodrome.training.torch_validation import Validation
 from velodrome.training.work import Fitted, Work
 
-__all__ = ["fit", "machine", "order_of", "repeat", "trial"]
+__all__ = ["fit", "order_of", "repeat", "trial"]
 
 _AUTOCAST = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
