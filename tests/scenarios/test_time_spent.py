@@ -47,7 +47,7 @@ def test_every_second_of_a_killed_and_resumed_run_is_told_once(make_project: Cal
 
     shown = project.json("report", run)["run"]["time"]
     assert shown == project.json("runs", "show", run)["time"] == pytest.approx(details.time)
-    assert "redone" in project.call("report", run).stdout
+    assert "restart" in project.call("report", run).stdout  # what takes less than a hundredth is not told there
     project.call("report", run, "--html", "run.html")
     page = (project.folder / "run.html").read_text()
     assert "Where the time went" in page
