@@ -17,11 +17,11 @@ LONG_EPOCHS = RECIPE.replace("every=5", "every=0").replace("batch=64", "batch=4"
 
 
 def test_every_second_of_a_killed_and_resumed_run_is_told_once(make_project: Callable[..., Project]) -> None:
-    project = make_project(rows=12_000, epochs=4, recipe=LONG_EPOCHS)
+    project = make_project(rows=30_000, epochs=4, recipe=LONG_EPOCHS)
     process = project.start("run", "recipe.py")
     while process.poll() is None and not project.saved():
         time.sleep(0.002)
-    time.sleep(0.7)  # steps of the next epoch, which the killed process has spooled by then
+    time.sleep(0.6)  # steps of the next epoch, which lasts two seconds, and which the killed process has spooled by then
     process.kill()
     process.communicate()
     run = project.json("run", "recipe.py")["run"]
