@@ -21,7 +21,9 @@ def test_every_second_of_a_killed_and_resumed_run_is_told_once(make_project: Cal
     process = project.start("run", "recipe.py")
     while process.poll() is None and not project.saved():
         time.sleep(0.002)
-    time.sleep(0.6)  # steps of the next epoch, which lasts two seconds, and which the killed process has spooled by then
+    time.sleep(
+        0.6
+    )  # steps of the next epoch, which lasts two seconds, and which the killed process has spooled by then
     process.kill()
     process.communicate()
     run = project.json("run", "recipe.py")["run"]
