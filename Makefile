@@ -20,7 +20,7 @@ demo: $(if $(wildcard $(DEV)),$(DEV),$(DEMO)) ## From real flights to an approve
 test: tools ## Everything: format, lint, types, imports, every test.
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-check: tools ## The same without the slow tests: under a minute.
+check: tools ## The same without the slow tests: about a minute.
 	$(BIN)/pytest --quiet -m "not slow" --numprocesses 2 --dist worksteal
 
 bench: $(DEV) ## Run each benchmark; a ratio is printed last.
