@@ -107,7 +107,7 @@ def failpoint(ground: Ground, operation: int, act: Act) -> Verdict:
         project = ground.project(**SMALL)
         end = begin(project, doom).end()
         if end.code != 0 or len(end.operations) >= operation:
-            break  # else the histories had been brought into the ledger before, and there were fewer
+            break  # else the save before had been late, had taken these histories along, and left fewer operations
     name = end.operations[operation - 1] if len(end.operations) >= operation else ""
     verdict = Verdict(f"{doom} ({name}): ended with {end.code}", Counter({f"met {act}": 1}))
     verdict.require(end.code in _ENDS[act], f"it ended with {end.code}: {end.said}")
@@ -138,7 +138,7 @@ _ENDS: dict[str, tuple[int | str, ...]] = {
     "EROFS": (ExitCode.STORAGE,),
     "EIO": (0, ExitCode.STORAGE),
 }
-_TRIES = 3
+_TRIES = 9
 
 
 def operations(ground: Ground) -> int:
