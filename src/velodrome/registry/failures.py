@@ -12,17 +12,18 @@ from velodrome.store.workspace import Workspace
 __all__ = ["mean_time_between_failures"]
 
 _RUNS = 100
-_SHORTEST = 60.0  # seconds: what died before its first checkpoint has told nothing of its time
+_SHORTEST = 60.0  # seconds: what died before its first step has told nothing of its time
 
 
 def mean_time_between_failures(ws: Workspace) -> float | None:
     """Seconds of attempts for each attempt that died, over the newest hundred runs, at least 60; None: none of them died.
 
-    Cost: two queries for each run.
+    Cost: two queries for each run, and the blocks of the series of those with an attempt that died.
     """
     seconds, died = 0.0, 0
     for run in list_runs(ws, limit=_RUNS):
         events, checkpoints = (ws.ledger.events(f"{kind}:{run.id}") for kind in ("run", "checkpoints"))
-        seconds += sum(time_spent(events, checkpoints).values())
-        died += sum(attempt.end is None for attempt in attempts_of(events)[:-1])
+        dead = sum(attempt.end is None for attempt in attempts_of(events)[:-1])
+        seconds += sum(time_spent(events, checkpoints, ws.ledger.blocks(run.id) if dead else ()).values())
+        died += dead
     return max(seconds / died, _SHORTEST) if died else None

@@ -26,7 +26,6 @@ from velodrome.registry.series import (
     STEP_DIGEST,
     SeriesKind,
     merge_blocks,
-    read_histories,
     restored_steps,
     series_facts,
     summarise,
@@ -396,8 +395,9 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
         NotFound: no run, or several.
     """
     run = get_run(ws, reference)
-    values = {name: series for name, series in read_histories(ws, run.id).items() if len(series.values)}
     events, checkpoints = (ws.ledger.events(subject) for subject in (_subject(run.id), f"checkpoints:{run.id}"))
+    blocks = ws.ledger.blocks(run.id)
+    values = {n: series for n, series in merge_blocks(blocks, restored_steps(events)).items() if len(series.values)}
     return RunDetails(
         run=run,
         state=_state(ws, run.id)[0],
@@ -407,7 +407,7 @@ def show_run(ws: Workspace, reference: str) -> RunDetails:
         failure=_newest(ws, run.id, "failure", Failure),
         last={name: float(series.values[-1]) for name, series in values.items() if series.kind is SeriesKind.VALUE},
         tags=known_of(ws, run.id, "tags"),
-        time=time_spent(events, checkpoints),
+        time=time_spent(events, checkpoints, blocks),
         incidents=incidents(events, checkpoints),
     )
 

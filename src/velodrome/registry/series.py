@@ -4,8 +4,8 @@ Steps are counted from 1: the points of step s are logged when s steps are done,
 step r goes on from r + 1 and everything later that earlier attempts logged is not part of the history any more. Hence the
 history of a run that was killed and resumed equals that of one that was not, and so do their digests. An attempt counts once
 it logged anything or restored a state: blocks of the series without a name mark those that logged, so that one series is read
-without the others. Series of durations (`data_wait`, `step_time`, `..._seconds`) differ from run to run: they are marked as
-timing and are not in the digest.
+without the others. Series of durations (`data_wait`, `step_time`, `..._seconds`) and of the machine differ from run to run: they
+are marked as timing and are not in the digest.
 Each block carries a checksum of itself and of the place where it belongs, which is verified whenever it is read.
 Cost: 8 bytes for a point, 16 where a series is not logged at regular steps. Reading one series reads its blocks, the marks
 and the run's events: milliseconds for 100,000 points. A run from before there were marks is read whole.
@@ -28,6 +28,7 @@ from velodrome.store.ledger import Block, Event, Fact
 from velodrome.store.workspace import Workspace
 
 __all__ = [
+    "PULSE",
     "RESTORED",
     "STEP_DIGEST",
     "Series",
@@ -55,6 +56,9 @@ RESTORED = "run.restored"
 STEP_DIGEST = "step_digest"
 """Name of the series that holds the links of a sample ledger: names, and no quantity."""
 
+PULSE = "spent."
+"""Before the names of the series in which an attempt tells how many seconds it has spent on each class (`time_spent`)."""
+
 _MARKS = ""
 """Name of the series whose blocks say which attempts logged anything."""
 
@@ -62,7 +66,7 @@ _HEADER = struct.Struct("<4sBB?x")
 _MAGIC, _FORMAT = b"vdms", 3  # format 1 was always written with its steps, and 2 without a checksum
 _CHECKSUM = 8  # bytes: a CRC-32, which sees each bit that flips and each burst of up to 32, and room to the next number
 _TIMING = ("_seconds", "_time", "_wait")
-_OF_THE_MACHINE = ("host.", "gpu.")
+_OF_THE_MACHINE = ("host.", "gpu.", PULSE)
 _WIDEST = 2**62  # steps of a block lie this near together, or are written out, so that nothing overflows
 
 _Steps = npt.NDArray[np.int64]

@@ -1,15 +1,17 @@
 """Where the time of a run went, as its attempts told it: seconds by class, and goodput.
 
-An attempt tells at its end, in the event `run.time`; one that was killed has told with its newest checkpoint, and what came
-after that is done again by the next attempt, or lost. Goodput is the share that made progress: forward, backward and
-optimiser of steps that nobody had done before.
+An attempt tells at its end, in the event `run.time`, with each checkpoint, and about once a second in series of the run, so of
+one that was killed the last second is missing, or the evaluation or step in which it died. Goodput is the share that made
+progress: forward, backward and optimiser of steps that nobody had done before.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from velodrome.core.units import show_duration
-from velodrome.store.ledger import Event
+from velodrome.registry.series import PULSE, decode_block
+from velodrome.store.ledger import Block, Event
 
 __all__ = ["TIME", "Spent", "describe_time", "goodput", "time_spent"]
 
@@ -41,19 +43,35 @@ class Spent(StrEnum):
 _PROGRESS = (Spent.FORWARD, Spent.BACKWARD, Spent.OPTIMIZER)
 
 
-def time_spent(run: list[Event], checkpoints: list[Event]) -> dict[str, float]:
+def time_spent(run: Iterable[Event], checkpoints: Iterable[Event], blocks: Iterable[Block] = ()) -> dict[str, float]:
     """Seconds by class over all attempts of a run, the largest first.
 
     Args:
         run, checkpoints: the run's own events, and those of its checkpoints.
+        blocks: of its series, for attempts that were killed.
+
+    Raises:
+        IntegrityError: a block is not what was written.
     """
-    attempts: dict[int, Mapping[str, float]] = {}
-    told = [event.body for event in checkpoints if "seconds" in event.body]
-    for body in (*told, *(event.body for event in run if event.type == TIME)):
-        attempts[body["attempt"]] = body["seconds"]
+    attempts = _told_while_running(blocks)
+    told = (
+        *(event for event in checkpoints if "seconds" in event.body),
+        *(event for event in run if event.type == TIME),
+    )
+    for body in (event.body for event in told):
+        attempts[body["attempt"]] = max(attempts[body["attempt"]], body["seconds"], key=lambda each: sum(each.values()))
     classes = {name for seconds in attempts.values() for name in seconds}
     total = {name: sum(seconds.get(name, 0.0) for seconds in attempts.values()) for name in classes}
     return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def _told_while_running(blocks: Iterable[Block]) -> defaultdict[int, dict[str, float]]:
+    """Attempt → seconds by class, as it last logged them."""
+    attempts: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    for block in blocks:  # those of a series in the order of their steps
+        if block.series.startswith(PULSE) and block.count:
+            attempts[block.attempt][block.series.removeprefix(PULSE)] = float(decode_block(block)[2][-1])
+    return attempts
 
 
 def goodput(spent: Mapping[str, float]) -> float:

@@ -181,6 +181,8 @@ class Trainer:
             self.recorder.log(
                 memory.step, loss=value, gradient_norm=norm, lr=lr, data_wait=ready - begun, step_time=now - begun
             )
+            if now >= watch.due:
+                self.recorder.log(memory.step, **watch.pulse())
             self.task.advance(1, f"loss {value:.4f}")
             # evaluate
             if plan.evaluates_after(memory.step):

@@ -23,7 +23,7 @@ from velodrome.registry.environment import Environment
 from velodrome.registry.incidents import Incident
 from velodrome.registry.provenance import Provenance
 from velodrome.registry.runs import Attempt, Failure, Outcome, Run, RunState, code_of, show_run
-from velodrome.registry.series import STEP_DIGEST, Series, SeriesKind, read_histories
+from velodrome.registry.series import PULSE, STEP_DIGEST, Series, SeriesKind, read_histories
 from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
 
@@ -239,8 +239,10 @@ def _surroundings(ws: Workspace, run: Run) -> Surroundings:
 
 
 def _shown(histories: Mapping[str, Series]) -> dict[str, Series]:
-    """The quantities by name, with the share of each step that waited for data in the place of the wait itself."""
-    shown = {name: series for name, series in histories.items() if name != STEP_DIGEST}
+    """The quantities by name, with the share of each step that waited for data in the place of the wait itself.
+
+    Names of batches are no quantities, and where the time went is shown whole elsewhere."""
+    shown = {name: series for name, series in histories.items() if name != STEP_DIGEST and not name.startswith(PULSE)}
     both = _aligned(histories)
     if both is not None:
         steps, wait, total = both
