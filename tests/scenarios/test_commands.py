@@ -24,6 +24,8 @@ def test_a_person_approves_promotes_and_goes_back(make_project: Callable[..., Pr
     project.json("models", "approve", "churn/2", "--reason", "better")
     assert project.json("models", "promote", "churn/2", "--reason", "go")["champion"] == "churn/2"
     assert project.json("models", "rollback", "churn", "--reason", "regret")["champion"] == "churn/1"
+    told = project.call("run", "recipe.py", "--set", "learner.estimator.C=0.5").stdout
+    assert "next: velodrome models promote churn/2 --reason WHY" in told
     assert project.error("models", "archive", "churn/1", "--reason", "tidy")["error"] == "StateError"
     assert project.json("models", "archive", "churn/2", "--reason", "tidy")["state"] == "archived"
     trace = project.call("models", "trace", "churn@champion").stdout

@@ -97,6 +97,9 @@ def test_images_of_one_s_own_become_a_champion_that_predicts_arrays(make_reader:
     again = project.json("run", "recipe.py")
     assert again["found"]
     assert (again["run"], again["key"], again["snapshot"]) == (first["run"], first["key"], first["snapshot"])
+    told = project.call("run", "recipe.py").stdout
+    assert 'next: in Python, vd.load("reader@champion").predict({"image": array})' in told
+    assert "velodrome predict" not in told  # which takes a file, and no file holds an image
 
     images, digits = load_digits(return_X_y=True)
     with vd.open(project.folder) as ws:

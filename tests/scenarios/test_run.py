@@ -20,6 +20,7 @@ def test_a_recipe_becomes_a_champion_and_the_same_again_does_nothing(project: Pr
 
     again = project.json("run", "recipe.py")
     assert again["found"]
+    assert "next: velodrome predict churn@champion IN --out OUT" in project.call("run", "recipe.py").stdout
     assert (again["run"], again["key"], again["version"]) == (first["run"], first["key"], first["version"])
     assert len(project.json("runs", "list")["runs"]) == 2
 
@@ -45,6 +46,11 @@ def test_a_gate_that_changes_is_judged_without_training_again(project: Project) 
     refused = project.call("run", "recipe.py")
     assert refused.returncode == 8
     assert "0.999" in refused.stderr
+    assert "next:" not in refused.stdout  # the error says what to do, once
+    hint = refused.stderr.partition("velodrome report ")[2].split()
+    shown = project.call("report", *hint)
+    assert shown.returncode == 0, shown.stderr
+    assert "0.999" in (project.folder / "report.html").read_text()
     runs = project.json("runs", "list")["runs"]
     assert first["run"] in {run["id"] for run in runs}
     assert len(runs) == 2

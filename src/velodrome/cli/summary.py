@@ -34,8 +34,10 @@ def print_result(result: Result) -> None:
         ("took", show_duration(result.seconds)),
     ]
     print_table([result.model, ""], rows)
-    say("")
-    for hint in _next(result):
+    hints = _next(result)
+    if hints:
+        say("")
+    for hint in hints:
         say(f"next: {hint}")
 
 
@@ -45,13 +47,16 @@ def _calibration(found: Calibration) -> str:
 
 def _next(result: Result) -> list[str]:
     if result.champion:
-        return [
-            f"velodrome models trace {result.model}@champion",
-            f"velodrome predict {result.model}@champion IN --out OUT",
-        ]
+        return [f"velodrome models trace {result.model}@champion", _predict(result)]
+    promote = f"velodrome models promote {result.version} --reason WHY"
     if result.state == "candidate":
-        return [
-            f"velodrome models approve {result.version} --reason WHY",
-            f"velodrome models promote {result.version} --reason WHY",
-        ]
-    return [f"velodrome runs show {result.run}"]
+        return [f"velodrome models approve {result.version} --reason WHY", promote]
+    return [promote] if result.state == "approved" else []
+
+
+def _predict(result: Result) -> str:
+    """On the command line; in Python, where a row holds an array."""
+    if not result.arrays:
+        return f"velodrome predict {result.model}@champion IN --out OUT"
+    given = ", ".join(f'"{name}": array' for name in result.arrays)
+    return f'in Python, vd.load("{result.model}@champion").predict({{{given}}})'

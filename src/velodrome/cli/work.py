@@ -80,7 +80,7 @@ def run(
         raise Refused(
             f"{result.version} did not pass its gates",
             received="; ".join(failed),
-            remedy=f"look closer with velodrome runs show {result.run}",
+            remedy=f"see where it is weak: velodrome report {result.run} --html report.html",
         )
 
 

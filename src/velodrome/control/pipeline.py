@@ -14,6 +14,7 @@ from velodrome.control.training import Trained, train
 from velodrome.core.digest import Digest, digest_json
 from velodrome.core.errors import PointerMoved
 from velodrome.core.values import describe
+from velodrome.data.own_snapshots import OwnSnapshot
 from velodrome.evaluation.gates import Comparison, Verdict
 from velodrome.evaluation.report import Report
 from velodrome.recipe import Recipe
@@ -51,6 +52,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         run: id of the run that was judged; `artifact_run` is its refit where there is one.
         report: the figures on the test rows, always those of the judged run; `report_digest` is its name.
         against: the champion that it was compared with, by reference. comparisons: with it, and as the gates asked.
+        arrays: inputs of more than one number for each row, which no CSV or Parquet file is predicted from; the shape of one row.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[Verdict, ...]
     against: str | None
     comparisons: tuple[Comparison, ...]
+    arrays: dict[str, tuple[int, ...]] = {}
     seconds: float
 
     @property
@@ -266,5 +269,14 @@ def _result(
         verdicts=decision.verdicts,
         against=decision.against,
         comparisons=decision.comparisons,
+        arrays=_arrays(declared),
         seconds=seconds,
     )
+
+
+def _arrays(declared: Declared) -> dict[str, tuple[int, ...]]:
+    snapshot, recipe = declared.taken.snapshot, declared.recipe
+    if not isinstance(snapshot, OwnSnapshot):
+        return {}
+    chosen = recipe.features or [each.name for each in snapshot.arrays if each.name not in (recipe.label, snapshot.time)]
+    return {each.name: each.shape for each in snapshot.arrays if each.shape and each.name in chosen}
