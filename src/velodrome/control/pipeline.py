@@ -278,5 +278,7 @@ def _arrays(declared: Declared) -> dict[str, tuple[int, ...]]:
     snapshot, recipe = declared.taken.snapshot, declared.recipe
     if not isinstance(snapshot, OwnSnapshot):
         return {}
-    chosen = recipe.features or [each.name for each in snapshot.arrays if each.name not in (recipe.label, snapshot.time)]
+    chosen = recipe.features or [
+        each.name for each in snapshot.arrays if each.name not in (recipe.label, snapshot.time)
+    ]
     return {each.name: each.shape for each in snapshot.arrays if each.shape and each.name in chosen}
