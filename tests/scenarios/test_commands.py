@@ -53,6 +53,18 @@ def test_new_files_only_are_read_and_snapshots_are_compared(make_project: Callab
     assert project.error("data", "diff", "0123456789ab", "customers")["error"] == "NotFound"
 
 
+def test_a_program_is_told_of_wrong_words_in_json(project: Project) -> None:
+    for words, problem in [
+        (("nonsense",), "No such command 'nonsense'"),
+        (("predict", "churn"), "Missing argument 'IN'"),
+        (("runs", "list", "--limit", "x"), "Invalid value for '--limit'"),
+    ]:
+        said = project.error(*words)
+        assert (said["error"], said["exit_code"]) == ("ConfigurationError", 2)
+        assert said["problem"].startswith(problem)
+        assert said["received"] == f"{' '.join(words)} --json"
+
+
 def test_the_version_is_told(project: Project) -> None:
     assert project.call("--version").stdout.startswith("velodrome ")
     assert project.error("--log-level", "loud", "doctor")["error"] == "ConfigurationError"

@@ -1,5 +1,6 @@
 """The program `velodrome`: all commands, and the one place where an error becomes words and an exit code."""
 
+import shlex
 import signal
 import sys
 from types import FrameType
@@ -67,7 +68,7 @@ def main() -> None:
     """Run the program and exit with its code: 0, a documented code, or 1 with a traceback for a bug of ours."""
     try:
         signal.signal(signal.SIGTERM, _leave)
-        sys.exit(app())
+        sys.exit(_called(as_json="--json" in sys.argv))
     except VelodromeError as error:
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_code)
@@ -75,6 +76,20 @@ def main() -> None:
         if ended.code in _ENDED:
             print_error(_ENDED[ended.code], as_json="--json" in sys.argv)
         raise
+
+
+def _called(*, as_json: bool) -> object:
+    """What the command returns. A program that asked for JSON is told of wrong words in JSON too, not of their usage."""
+    if not as_json:
+        return app()
+    try:
+        return app(standalone_mode=False)
+    except typer.TyperException as error:
+        raise ConfigurationError(
+            error.format_message().rstrip("."),
+            received=shlex.join(sys.argv[1:]),
+            remedy="the same words with --help instead of --json tell what is taken",
+        ) from error
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
