@@ -53,6 +53,13 @@ def test_new_files_only_are_read_and_snapshots_are_compared(make_project: Callab
     assert project.error("data", "diff", "0123456789ab", "customers")["error"] == "NotFound"
 
 
+def test_one_is_no_plural(project: Project) -> None:
+    assert "1 file read, 0 known already" in project.call("data", "snapshot", "recipe.py").stdout
+    assert project.call("data", "replay", "recipe.py").stdout.endswith(" stay in it, 0 went into it\n")
+    project.call("audit", "anchor")
+    assert "newest of 1 anchor:" in project.call("audit", "verify").stdout
+
+
 def test_a_program_is_told_of_wrong_words_in_json(project: Project) -> None:
     for words, problem in [
         (("nonsense",), "No such command 'nonsense'"),

@@ -20,6 +20,7 @@ _SHOWN = 50
 def anchor(as_json: Json = False) -> None:
     """Name all that stands in the ledger now by one digest. Keep it where nobody who can write to the ledger can."""
     from velodrome.control.auditing import anchor as make_anchor
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -29,9 +30,8 @@ def anchor(as_json: Json = False) -> None:
         return
     seen = made.anchor
     say(made.digest)
-    say(
-        f"anchor {seen.number}: {seen.records} records, {seen.events} events in {seen.chains} chains, {seen.edges} edges"
-    )
+    said = [plural(seen.records, "record"), f"{plural(seen.events, 'event')} in {plural(seen.chains, 'chain')}"]
+    say(f"anchor {seen.number}: {', '.join(said)}, {plural(seen.edges, 'edge')}")
     say(f"later: velodrome audit verify --anchor {made.digest}")
 
 
@@ -49,6 +49,7 @@ def verify(
     from velodrome.cli.progress import reporter
     from velodrome.control.auditing import verify as verify_ledger
     from velodrome.core.errors import IntegrityError
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -60,13 +61,15 @@ def verify(
     if audit.damages:
         first = audit.damages[0]
         raise IntegrityError(
-            f"{len(audit.damages)} things are not as they were written",
+            f"not as it was written: {plural(len(audit.damages), 'thing')}",
             received=f"{first.what} of {first.subject}: {first.problem}",
             remedy="restore a backup from before, and find out who can write to the ledger",
         )
 
 
 def _print(audit: "Audit", kept: str | None) -> None:
+    from velodrome.web.words import plural
+
     damages = audit.damages[:_SHOWN]
     print_table(
         ["what", "of", "position", "problem"],
@@ -80,7 +83,7 @@ def _print(audit: "Audit", kept: str | None) -> None:
         return
     digest, time = audit.newest
     since = ", ".join(f"{count} {what}" for what, count in audit.later.items() if count) or "nothing"
-    say(f"newest of {audit.anchors} anchors: {digest}, {time:%Y-%m-%d %H:%M}; since then came {since}")
+    say(f"newest of {plural(audit.anchors, 'anchor')}: {digest}, {time:%Y-%m-%d %H:%M}; since then came {since}")
     if kept is None:
         say("whoever can write to the ledger could have cut newer anchors off: give one that you kept with --anchor")
     for edge in audit.late[:_SHOWN]:

@@ -43,6 +43,7 @@ def backup(
     from velodrome.cli.progress import reporter
     from velodrome.control.backups import back_up
     from velodrome.core.units import show_bytes
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -54,8 +55,9 @@ def backup(
         print_json(done)
         return
     made = done.backup
-    say(f"backup {made.id}: {made.tables['record'].rows} records, {made.blobs} blobs, {show_bytes(made.bytes)}")
-    say(f"{done.carried} blobs were carried over to {done.where}")
+    records, blobs = plural(made.tables["record"].rows, "record"), plural(made.blobs, "blob")
+    say(f"backup {made.id}: {records}, {blobs}, {show_bytes(made.bytes)}")
+    say(f"carried over to {done.where}: {plural(done.carried, 'blob')}")
 
 
 def restore(
@@ -75,6 +77,7 @@ def restore(
     from velodrome.cli.progress import reporter
     from velodrome.control import backups
     from velodrome.core.errors import ConfigurationError
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     if mend and (check or id_):
@@ -88,10 +91,10 @@ def restore(
     if as_json:
         print_json(done)
     elif check:
-        say(f"backup {done.backup.id} is whole: {done.backup.blobs} blobs")
+        say(f"backup {done.backup.id} is whole: {plural(done.backup.blobs, 'blob')}")
     else:
         say(
-            f"restored backup {done.backup.id} of {done.backup.time:%Y-%m-%d %H:%M} UTC: {done.carried} blobs came over"
+            f"restored backup {done.backup.id} of {done.backup.time:%Y-%m-%d %H:%M} UTC: {plural(done.carried, 'blob')} came over"
         )
 
 
@@ -140,15 +143,16 @@ def _list(place: "BackupPlace", as_json: bool) -> None:
 def _mend(ws: "Workspace", place: "BackupPlace", as_json: bool) -> None:
     from velodrome.control import backups
     from velodrome.core.errors import IntegrityError
+    from velodrome.web.words import plural
 
     done = backups.mend(ws, place)
     if as_json:
         print_json(done)
     else:
-        say(f"{done.mended} blobs are whole again")
+        say(f"whole again: {plural(done.mended, 'blob')}")
     if done.lost:
         raise IntegrityError(
-            f"{len(done.lost)} blobs are in no backup in {done.where}",
+            f"in no backup in {done.where}: {plural(len(done.lost), 'blob')}",
             received=", ".join(done.lost[:5]),
             remedy="try another place; what no record needs, `velodrome gc` removes",
         )

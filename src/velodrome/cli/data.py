@@ -1,11 +1,14 @@
 """`velodrome data`: check, snapshot, replay, diff."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from velodrome.cli.output import Json, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from velodrome.data.snapshots import Taken
 
 __all__ = ["app", "check", "diff", "replay", "snapshot"]
 
@@ -31,7 +34,8 @@ def check(recipe: _Recipe, as_json: Json = False) -> None:
         [(found.rule, found.action, found.rows) for found in report.violations],
         empty="every rule holds",
     )
-    say(f"{report.rows} rows pass, {report.quarantined} would go to quarantine")
+    passing = "row passes" if report.rows == 1 else "rows pass"
+    say(f"{report.rows:,} {passing}, {report.quarantined:,} would go to quarantine")
 
 
 @app.command()
@@ -40,6 +44,7 @@ def snapshot(recipe: _Recipe, as_json: Json = False) -> None:
     from velodrome.cli.progress import reporter
     from velodrome.control.loading import load_recipe
     from velodrome.data.snapshots import take_snapshot
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -54,8 +59,8 @@ def snapshot(recipe: _Recipe, as_json: Json = False) -> None:
             }
         )
         return
-    say(f"snapshot {taken.digest[:12]}: {taken.snapshot.rows} rows, {taken.snapshot.quarantined} in quarantine")
-    say(f"{taken.new_fragments} files read, {taken.reused} known already")
+    _tell(taken)
+    say(f"{plural(taken.new_fragments, 'file')} read, {taken.reused:,} known already")
 
 
 @app.command()
@@ -64,6 +69,7 @@ def replay(recipe: _Recipe, as_json: Json = False) -> None:
     from velodrome.cli.progress import reporter
     from velodrome.control.loading import load_recipe
     from velodrome.data.replay import replay as replay_rows
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -79,9 +85,8 @@ def replay(recipe: _Recipe, as_json: Json = False) -> None:
             }
         )
         return
-    snapshot = found.taken.snapshot
-    say(f"snapshot {found.taken.digest[:12]}: {snapshot.rows} rows, {snapshot.quarantined} in quarantine")
-    say(f"{found.released} rows left quarantine, {found.kept} stay in it, {found.withdrawn} went into it")
+    _tell(found.taken)
+    say(f"{plural(found.released, 'row')} left quarantine, {found.kept:,} stay in it, {found.withdrawn:,} went into it")
 
 
 @app.command()
@@ -101,3 +106,10 @@ def diff(
         print_json(found)
     else:
         print_table(["", "before → after"], found.lines(), empty="the snapshots are the same")
+
+
+def _tell(taken: "Taken") -> None:
+    from velodrome.web.words import plural
+
+    snapshot = taken.snapshot
+    say(f"snapshot {taken.digest[:12]}: {plural(snapshot.rows, 'row')}, {snapshot.quarantined:,} in quarantine")

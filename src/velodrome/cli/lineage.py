@@ -47,6 +47,7 @@ def trace(
 ) -> None:
     """What anything was made from: data files, code, environment, decisions; with --down, what was made from it."""
     from velodrome.registry.graph import walk
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -61,7 +62,7 @@ def trace(
         say("... and so on")
     hidden = sum(not _is_shown(node) for node in lineage.nodes.values())
     left = f", of which {hidden} blobs and profiles are not shown" if hidden else ""
-    say(f"{len(lineage.nodes)} things{left}: see --json")
+    say(f"{plural(len(lineage.nodes), 'thing')}{left}: see --json")
     if down:
         say(_standing(lineage))
 

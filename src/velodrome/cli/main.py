@@ -4,7 +4,7 @@ import shlex
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -78,7 +78,7 @@ def main() -> None:
         raise
 
 
-def _called(*, as_json: bool) -> object:
+def _called(*, as_json: bool) -> Any:
     """What the command returns. A program that asked for JSON is told of wrong words in JSON too, not of their usage."""
     if not as_json:
         return app()

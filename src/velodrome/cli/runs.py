@@ -110,6 +110,7 @@ def prove(
     from velodrome.cli.progress import reporter
     from velodrome.control.proving import prove as prove_run
     from velodrome.core.errors import IntegrityError
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -117,7 +118,7 @@ def prove(
     if as_json:
         print_json(proof)
     elif proof.holds:
-        say(f"{proof.run}: {proof.steps} steps from step {proof.checkpoint} on are the same, bit by bit")
+        say(f"{proof.run}: the same, bit by bit: {plural(proof.steps, 'step')} from step {proof.checkpoint} on")
     _print_environment(proof.environment, as_json)
     if not proof.holds:
         raise IntegrityError(
@@ -169,6 +170,7 @@ def samples(
     """Prove from its record which rows each step of a run learned from; with --step, show them; exit 4 if it does not hold."""
     from velodrome.cli.progress import reporter
     from velodrome.control.sampling import Samples, check, rows_of
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as opened:
@@ -177,10 +179,9 @@ def samples(
     if as_json:
         print_json(found)
     elif isinstance(found, Samples):
-        used = ", ".join(f"{rows} rows {times} times" for times, rows in found.uses.items())
-        say(
-            f"{found.run}: {found.steps} steps learned from the rows that the seed gives them: {used}; none twice in an epoch"
-        )
+        used = ", ".join(f"{plural(rows, 'row')} {plural(times, 'time')}" for times, rows in found.uses.items())
+        steps = plural(found.steps, "step")
+        say(f"{found.run}: {steps} learned from the rows that the seed gives them: {used}; none twice in an epoch")
     else:
         say(f"step {found.step}, epoch {found.epoch}:")
         print_table(list(found.rows[0]), [tuple(row.values()) for row in found.rows])

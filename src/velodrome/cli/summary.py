@@ -5,16 +5,28 @@ from velodrome.control.pipeline import Result
 from velodrome.core.units import show_duration
 from velodrome.evaluation.bootstrap import Estimate
 from velodrome.evaluation.calibration import Calibration
+from velodrome.web.words import plural
 
 __all__ = ["interval", "print_result"]
 
 
 def interval(estimate: Estimate) -> str:
-    """A figure with its interval: 0.705 [0.694, 0.716]."""
-    bounds = (
-        f" [{estimate.low:.4g}, {estimate.high:.4g}]" if estimate.low is not None and estimate.high is not None else ""
-    )
-    return f"{estimate.value:.4g}{bounds}"
+    """A figure with its interval.
+
+    >>> interval(Estimate(value=0.70511, low=0.694, high=0.716, level=0.95, resamples=9, rows=9))
+    '0.7051 [0.694, 0.716]'
+    >>> interval(Estimate(value=41152.5, low=35240.9, high=47711.2, level=0.95, resamples=9, rows=9))
+    '41,152 [35,241, 47,711]'
+    """
+    value = _digits(estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{_digits(estimate.low)}, {_digits(estimate.high)}]"
+
+
+def _digits(value: float) -> str:
+    """Four significant digits, or a whole number where that needs no power of ten."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def print_result(result: Result) -> None:
@@ -22,10 +34,13 @@ def print_result(result: Result) -> None:
     if result.found:
         say(f"the same run is recorded: {result.run}; nothing to do")
     rows = [
-        ("data", f"{result.rows} rows, {result.quarantined} in quarantine, snapshot {result.snapshot[:12]}"),
-        ("run", f"{result.run}, {result.steps} steps, seed {result.report.seed}"),
+        (
+            "data",
+            f"{plural(result.rows, 'row')}, {result.quarantined:,} in quarantine, snapshot {result.snapshot[:12]}",
+        ),
+        ("run", f"{result.run}, {plural(result.steps, 'step')}, seed {result.report.seed}"),
         *(
-            (name, f"{interval(estimate)} on {estimate.rows} test rows")
+            (name, f"{interval(estimate)} on {plural(estimate.rows, 'test row')}")
             for name, estimate in result.report.metrics.items()
         ),
         *([("calibration", _calibration(result.report.calibration))] if result.report.calibration else []),

@@ -25,12 +25,13 @@ def init(
 ) -> None:
     """Look at a file and write a commented recipe that runs."""
     from velodrome.control.starting import write_recipe
+    from velodrome.web.words import plural
 
     started = write_recipe(file, label, out, force=force)
     if as_json:
         print_json(started)
         return
-    say(f"wrote {started.recipe}: predicts {label} ({started.task}) from {len(started.features)} columns")
+    say(f"wrote {started.recipe}: predicts {label} ({started.task}) from {plural(len(started.features), 'column')}")
     for column, reason in started.left_out.items():
         say(f"  left out {column}: {reason}")
     say(f"next: velodrome run {started.recipe}")
@@ -92,6 +93,7 @@ def predict(
 ) -> None:
     """Predict every row of a file."""
     from velodrome.serving.batch import predict_file
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -99,7 +101,7 @@ def predict(
     if as_json:
         print_json(done)
     else:
-        say(f"{done.model} predicted {done.rows} rows: {done.out}")
+        say(f"{done.model} predicted {plural(done.rows, 'row')}: {done.out}")
 
 
 def doctor(
@@ -116,6 +118,7 @@ def doctor(
     from velodrome.control.checkup import examine
     from velodrome.control.checkup import mend as make_anew
     from velodrome.core.errors import IntegrityError
+    from velodrome.web.words import plural
     from velodrome.workspace import open as open_workspace
 
     with open_workspace() as ws:
@@ -137,7 +140,7 @@ def doctor(
             say(f"note: {note.subject}: {note.finding}; {note.remedy}")
     if findings.problems:
         raise IntegrityError(
-            f"{len(findings.problems)} things in the workspace are wrong",
+            f"wrong in the workspace: {plural(len(findings.problems), 'thing')}",
             received=findings.problems[0].finding,
             remedy=findings.problems[0].remedy,
         )

@@ -119,7 +119,7 @@ def runs_frame(ws: Workspace, text: str = "", *, name: str | None = None, limit:
 def _read(ws: Workspace, text: str, name: str | None, limit: int | None) -> Query:
     if limit is not None and not 1 <= limit <= _MOST:
         problem = f"a limit is a number of runs, from 1 to {_MOST:,}"
-        raise ConfigurationError(problem, received=limit, remedy="leave it out to get all")
+        raise ConfigurationError(problem, received=limit, remedy="say how many, such as 50")
     query = parse(text, ws.ledger.fact_keys())
     where = query.where if name is None else And((Compare("name", "=", name), query.where))
     return msgspec.structs.replace(query, where=where, limit=limit)
