@@ -119,6 +119,10 @@ def test_images_of_one_s_own_become_a_champion_that_predicts_arrays(make_reader:
         assert word in trace, word
     assert "1797 rows of one's own" in project.call("trace", "reader/1").stdout
     assert project.call("report", "reader", "--html", "reader.html").returncode == 0
+    told = project.call("report", "reader").stdout + (project.folder / "reader.html").read_text()
+    assert "data of one's own is not watched" in told.lower().replace("&#39;", "'")
+    for word in ("velodrome retrain", "in quarantine", "0 files"):  # there are no files to retrain from
+        assert word not in told, word
     assert project.call("gc").returncode == 0
     assert project.call("doctor").returncode == 0
     assert project.json("run", "recipe.py")["found"]

@@ -71,16 +71,19 @@ def _show(page: "Page") -> None:
 def _of_run(run: "RunFacts") -> Iterator[tuple[str, object]]:
     from velodrome.cli.summary import interval
     from velodrome.registry.time_spent import describe_time
-    from velodrome.web.words import percent
+    from velodrome.web.words import percent, plural
 
     yield "recipe", f"{run.name}, seed {run.seed}"
     if run.data:
-        yield "data", f"{run.data.dataset}, {run.data.rows:,} rows, snapshot {run.data.snapshot[:12]}"
+        yield "data", f"{run.data.dataset}, {plural(run.data.rows, 'row')}, snapshot {run.data.snapshot[:12]}"
     if run.failure:
         yield "failure", f"{run.failure.error}: {run.failure.message}"
     for attempt in run.attempts:
         if attempt.restored_step is not None:
-            yield f"attempt {attempt.number}", f"from step {attempt.restored_step}, {attempt.redone} steps done again"
+            yield (
+                f"attempt {attempt.number}",
+                f"from step {attempt.restored_step}, {plural(attempt.redone, 'step')} done again",
+            )
     if run.outcome:
         yield "steps", f"{run.outcome.steps} of {run.outcome.planned_steps}, {run.outcome.seconds:.1f} s"
     if run.waited is not None:
@@ -88,7 +91,9 @@ def _of_run(run: "RunFacts") -> Iterator[tuple[str, object]]:
     if run.time:
         yield "time", describe_time(run.time)
     if run.report:
-        yield from ((name, f"{interval(found)} on {found.rows} rows") for name, found in run.report.metrics.items())
+        yield from (
+            (name, f"{interval(found)} on {plural(found.rows, 'row')}") for name, found in run.report.metrics.items()
+        )
     yield from (("gate passed" if verdict.passed else "gate FAILED", verdict.why) for verdict in run.verdicts)
     if run.version:
         yield "version", run.version
@@ -109,7 +114,9 @@ def _of_model(page: "ModelPage") -> Iterator[tuple[str, object]]:
 def _show_recipe(page: "RecipePage") -> None:
     champion = page.champion
     say(f"{page.name}: {f'{champion.reference} is champion' if champion else 'no champion'}")
-    print_table(_COLUMNS, [_cycle(facts) for facts in page.cycles], empty="no cycle yet: velodrome retrain RECIPE")
+    own = champion and champion.run.data and champion.run.data.own
+    empty = "data of one's own is not watched" if own else "no cycle yet: velodrome retrain RECIPE"
+    print_table(_COLUMNS, [_cycle(facts) for facts in page.cycles], empty=empty)
     for facts in page.cycles[-1:]:
         say(f"{facts.cycle.decision.action}: {facts.why}")
     for refusal in page.refusals:

@@ -82,10 +82,15 @@ class DataFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The snapshot that a run was trained on."""
+    """The snapshot that a run was trained on.
+
+    Attributes:
+        own: data of one's own: it lies in no files, and no contract keeps rows of it aside.
+    """
 
     dataset: str
     snapshot: Digest
+    own: bool
     rows: int
     quarantined: int
     time_from: datetime | None
@@ -215,6 +220,7 @@ def _data(ws: Workspace, digest: Digest) -> DataFacts:
     return DataFacts(
         dataset=snapshot.dataset,
         snapshot=digest,
+        own=kept is None,
         rows=snapshot.rows,
         quarantined=snapshot.quarantined,
         time_from=kept.time_from if kept else None,
