@@ -71,6 +71,37 @@ def test_a_first_recipe_runs_unedited(make_project: Callable[..., Project], name
         assert (predicted["prediction"] == frame[label]).mean() > 0.75
 
 
+def test_a_recipe_says_which_class_a_probability_is_of_and_a_prediction_too(project: Project) -> None:
+    _patients().write_csv(project.folder / "patients.csv")
+    project.json("init", "patients.csv", "--label", "outcome", "--out", "first.py")
+    assert "task=\"binary\",  # `probability` is that of 'worse'" in (project.folder / "first.py").read_text()
+    project.json("run", "first.py", "--set", "learner.estimator.max_iter=5")
+    assert project.json("predict", "patients", "patients.csv", "--out", "out.csv")["probability_of"] == "worse"
+    scored = pl.read_csv(project.folder / "out.csv")
+    assert scored.filter(pl.col("probability") > 0.5)["prediction"].unique().to_list() == ["worse"]
+    told = project.call("predict", "patients", "patients.csv", "--out", "out.csv").stdout
+    assert "`probability` is that of 'worse'" in told
+
+
+def test_names_that_python_would_read_otherwise_are_written_as_they_are(project: Project) -> None:
+    rows = 60
+    label, feature = 'a\\N"""b', "Größe 'in' \"m\""
+    frame = pl.DataFrame({feature: np.arange(rows) % 7 / 2, label: ["x", "y", "z"] * (rows // 3)})
+    frame.write_parquet(project.folder / "names.parquet")
+    started = project.json("init", "names.parquet", "--label", label, "--out", "first.py")
+    assert started["features"] == [feature]
+    assert project.json("data", "check", "first.py")["rows"] == rows
+
+
+def test_a_label_with_a_text_of_its_own_in_each_row_is_refused(project: Project) -> None:
+    pl.DataFrame({"x": range(200), "note": [f"note {row}" for row in range(200)]}).write_csv(
+        project.folder / "notes.csv"
+    )
+    said = project.error("init", "notes.csv", "--label", "note", "--out", "first.py")
+    assert (said["error"], said["received"]) == ("LabelError", "nearly every row has its own text")
+    assert not (project.folder / "first.py").exists()
+
+
 def test_a_recipe_that_is_there_is_not_replaced(project: Project) -> None:
     said = project.error("init", "customers.csv", "--label", "churned")
     assert (said["error"], said["exit_code"]) == ("ConfigurationError", 2)

@@ -102,6 +102,8 @@ def predict(
         print_json(done)
     else:
         say(f"{done.model} predicted {plural(done.rows, 'row')}: {done.out}")
+        if done.probability_of is not None:
+            say(f"`probability` is that of {done.probability_of!r}")
 
 
 def doctor(

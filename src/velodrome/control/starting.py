@@ -1,5 +1,6 @@
 """`velodrome init`: look at a file, decide what each column is, and write a commented recipe that runs as it is."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import msgspec
 import polars as pl
 import polars.selectors as cs
 
-from velodrome.core.errors import ConfigurationError, DataError, NotFound, nearest
-from velodrome.data.labels import fit_labels
+from velodrome.core.errors import ConfigurationError, DataError, LabelError, NotFound, nearest
+from velodrome.data.labels import LabelCoding, fit_labels
 from velodrome.data.sources import read_user_file
 from velodrome.store.files import write_atomic
 
@@ -52,7 +53,7 @@ def write_recipe(file: Path, label: str, out: Path, *, force: bool = False) -> S
     if label not in frame.columns:
         raise NotFound("the file has no such column", received=label, remedy=nearest(label, frame.columns))
     labelled = frame.filter(pl.col(label).is_not_null())
-    task = fit_labels(labelled[label], "auto").task
+    coding = _coding(labelled[label])
     left_out = {name: reason for name in frame.columns if name != label and (reason := _why_not(frame[name]))}
     features = [name for name in frame.columns if name != label and name not in left_out]
     if not features:
@@ -60,8 +61,15 @@ def write_recipe(file: Path, label: str, out: Path, *, force: bool = False) -> S
             "no column of the file can be learned from",
             received="; ".join(f"{name}: {why}" for name, why in left_out.items()),
         )
-    write_atomic(out, _recipe_text(file, frame, labelled[label], features, task, _key(frame, label)).encode())
-    return Started(str(out), task, frame.height, tuple(features), left_out)
+    write_atomic(out, _recipe_text(file, frame, labelled[label], features, coding, _key(frame, label)).encode())
+    return Started(str(out), coding.task, frame.height, tuple(features), left_out)
+
+
+def _coding(label: pl.Series) -> LabelCoding:
+    coding, why = fit_labels(label, "auto"), _why_not(label)
+    if why and coding.task == "multiclass":
+        raise LabelError(f"the label {label.name!r} cannot be learned", received=why, remedy="take another label")
+    return coding
 
 
 def _why_not(column: pl.Series) -> str | None:
@@ -106,25 +114,26 @@ def _dtype(column: pl.Series) -> str:
 
 
 def _recipe_text(
-    file: Path, frame: pl.DataFrame, label: pl.Series, features: list[str], task: str, key: str | None
+    file: Path, frame: pl.DataFrame, label: pl.Series, features: list[str], coding: LabelCoding, key: str | None
 ) -> str:
+    task = coding.task
     types = {name: _dtype(frame[name]) for name in [*features, label.name]}
     estimator = "HistGradientBoostingRegressor" if task == "regression" else "HistGradientBoostingClassifier"
     return _TEMPLATE.format(
-        file=file.name,
-        label=label.name,
+        summary=_in_a_docstring(f"Predicts {label.name} from {file.name}."),
+        label=_quoted(label.name),
         estimator=estimator,
         name=_slug(file.name.split(".")[0]),
-        path=_shown_path(file),
-        key=f"    key={key!r},\n" if key else "",
-        types=_lines(f"{name!r}: {kind!r}" for name, kind in types.items()),
-        unique=f"            vd.Unique({key!r}),\n" if key else "",
-        features=_lines((repr(name) for name in features), indent=8),
+        path=_quoted(_shown_path(file)),
+        key=f"    key={_quoted(key)},\n" if key else "",
+        types=_lines((f"{_quoted(name)}: {_quoted(kind)}" for name, kind in types.items()), indent=20),
+        unique=f"            vd.Unique({_quoted(key)}),\n" if key else "",
+        features=_lines(map(_quoted, features), indent=8),
         gate=_baseline(label, task),
         metric={"binary": "roc_auc", "multiclass": "accuracy", "regression": "rmse"}[task],
         margin=_margin(label, task),
         task=task,
-        rows=frame.height,
+        classes=f"  # `probability` is that of {coding.classes[1]!r}" if task == "binary" else "",
     )
 
 
@@ -157,11 +166,20 @@ def _slug(text: str) -> str:
     return "-".join(words) or "model"
 
 
-def _lines(items: Iterable[str], indent: int = 16) -> str:
+def _quoted(text: str) -> str:
+    """A string of Python in double quotes, as formatters like it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _in_a_docstring(text: str) -> str:
+    return " ".join(text.split()).replace("\\", "/").replace('"', "'")
+
+
+def _lines(items: Iterable[str], indent: int) -> str:
     return "".join(f"{' ' * indent}{item},\n" for item in items)
 
 
-_TEMPLATE = '''"""Predicts {label} from {file}. Written by `velodrome init`; it is yours to change.
+_TEMPLATE = '''"""{summary} Written by `velodrome init`; it is yours to change.
 
     velodrome run THIS_FILE            train, judge, approve
     velodrome predict {name} IN --out OUT
@@ -173,7 +191,7 @@ import velodrome as vd
 
 data = vd.Dataset(
     "{name}",
-    source=vd.Files({path!r}),  # a glob takes many files; a later run reads only new ones
+    source=vd.Files({path}),  # a glob takes many files; a later run reads only new ones
 {key}    # What the data must be. A row that breaks a rule goes to quarantine with its reason (action="warn" or "stop" differ).
     contract=vd.Contract(
         [
@@ -181,7 +199,7 @@ data = vd.Dataset(
                 {{
 {types}                }}
             ),
-            vd.NotNull({label!r}),
+            vd.NotNull({label}),
 {unique}        ]
     ),
 )
@@ -189,8 +207,8 @@ data = vd.Dataset(
 recipe = vd.Recipe(
     "{name}",
     data=data,
-    label={label!r},
-    task="{task}",
+    label={label},
+    task="{task}",{classes}
     # Only these columns reach the model: take out what is not known at the time of the prediction.
     features=[
 {features}    ],

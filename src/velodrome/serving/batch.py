@@ -17,11 +17,12 @@ __all__ = ["Predicted", "load_model", "predict_file"]
 
 
 class Predicted(msgspec.Struct, frozen=True):
-    """What was predicted: the version, the number of rows and the file written."""
+    """What was predicted: the version, the number of rows and the file written; of two classes, which one `probability` is of."""
 
     model: str
     rows: int
     out: str
+    probability_of: bool | int | float | str | None = None
 
 
 def load_model(ws: Workspace, reference: str) -> Model:
@@ -59,7 +60,8 @@ def predict_file(ws: Workspace, reference: str, source: Path, out: Path) -> Pred
         )
     whole = pl.concat([frame, predictions], how="horizontal")
     write_atomic_with(out, whole.write_csv if out.suffix == ".csv" else whole.write_parquet)
-    return Predicted(version.reference, frame.height, str(out))
+    second = model.manifest.classes[1] if model.manifest.task == "binary" else None
+    return Predicted(version.reference, frame.height, str(out), second)
 
 
 def _load(ws: Workspace, version: Version) -> Model:
