@@ -191,6 +191,32 @@ def test_a_recipe_tells_its_year(year: Any) -> None:
     assert sum("drifted" in (cell.get("class") or "") for cell in cells) == 2
 
 
+def test_a_window_with_too_few_rows_is_not_told_to_be_calm(year: Any) -> None:
+    page = recipe_page(year.ws, "buyers")
+    facts, few = page.cycles[1], "the window has 69 rows, fewer than 500"
+    assert facts.drift is not None
+    columns = [msgspec.structs.replace(each, psi=None, skipped=few, drifted=False) for each in facts.drift.columns]
+    none = msgspec.structs.replace(
+        facts,
+        drift=msgspec.structs.replace(facts.drift, columns=tuple(columns)),
+        cycle=msgspec.structs.replace(
+            facts.cycle, evidence=msgspec.structs.replace(facts.cycle.evidence, compared=0, drifted=())
+        ),
+    )
+    text = Document(render(msgspec.structs.replace(page, cycles=(none,)))).text
+    assert "no column could be compared" in text
+    assert "The window has 69 rows, fewer than 500." in text
+    assert "0 of 0" not in text
+    assert "No column drifted" not in text
+
+
+def test_a_champion_that_came_back_is_told_in_words(year: Any) -> None:
+    page = recipe_page(year.ws, "buyers")
+    back = msgspec.structs.replace(page.moves[0], what="champion rolled-back")
+    text = Document(render(msgspec.structs.replace(page, moves=(*page.moves, back)))).text
+    assert "champion rolled back to buyers/1" in text
+
+
 def test_a_recipe_before_its_first_run_is_told_what_to_do(ws: Workspace, year: Any) -> None:
     text = Document(render(recipe_page(ws, "buyers", year.recipe))).text
     assert "Nothing is recorded of it yet" in text

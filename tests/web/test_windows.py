@@ -95,3 +95,13 @@ def test_before_the_first_cycle_there_is_nothing_to_draw(cycles: list[CycleFacts
 def drifted(facts: CycleFacts, name: str) -> ColumnDrift:
     assert facts.drift is not None
     return next(column for column in facts.drift.columns if column.column == name)
+
+
+def test_a_window_of_which_nothing_was_compared_says_why(cycles: list[CycleFacts]) -> None:
+    drift = cycles[1].drift
+    assert drift is not None
+    few = "the window has 69 rows, fewer than 500"
+    skipped = [msgspec.structs.replace(column, psi=None, skipped=few, drifted=False) for column in drift.columns]
+    window = msgspec.structs.replace(drift, columns=tuple(skipped))
+    (found,) = year_figures([msgspec.structs.replace(cycles[1], drift=window)]).moves
+    assert (found.compared, found.moved, found.why) == (0, (), few)

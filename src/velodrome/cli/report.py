@@ -149,7 +149,7 @@ def _cycle(facts: "CycleFacts") -> tuple[object, ...]:
         cycle.window,
         cycle.rows,
         cycle.quarantined,
-        f"{len(facts.drift.drifted)} of {cycle.evidence.compared}" if facts.drift else None,
+        f"{len(facts.drift.drifted)} of {cycle.evidence.compared}" if facts.drift and cycle.evidence.compared else None,
         cycle.champion,
         _interval(cycle.evidence.now),
         cycle.decision.action,

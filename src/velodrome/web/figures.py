@@ -29,7 +29,7 @@ from velodrome.web.charts import (
     value_axis,
 )
 from velodrome.web.runs import WAIT_SHARE, Curve, RunFacts
-from velodrome.web.words import NAMES, count, figure, listed, of_series, percent, plural, range_of
+from velodrome.web.words import NAMES, count, figure, listed, of_series, percent, plural, range_of, value_of
 
 __all__ = [
     "CurveFigures",
@@ -396,7 +396,7 @@ def _strip(
     at, low, high = (None if end is None else axis.scale.at(end) for end in ends)
     return Strip(
         name=name,
-        value=figure(estimate.value if estimate else None),
+        value=value_of(estimate),
         range=range_of(estimate),
         rows="" if rows is None else count(rows),
         at=at,

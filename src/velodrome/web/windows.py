@@ -84,11 +84,12 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowMoves(msgspec.Struct, frozen=True, kw_only=True):
-    """The columns that drifted in a window."""
+    """The columns that drifted in a window. `why`: what kept the first of those that were not compared from it."""
 
     window: str
     rows: int
     compared: int
+    why: str
     moved: tuple[Moved, ...]
 
 
@@ -285,6 +286,7 @@ def _moves(facts: CycleFacts) -> WindowMoves:
         window=facts.drift.window,
         rows=facts.drift.rows,
         compared=sum(column.skipped is None for column in facts.drift.columns),
+        why=next((column.skipped for column in facts.drift.columns if column.skipped), ""),
         moved=tuple(
             Moved(column=each.column, since=facts.since[each.column], why=each.why, shifts=_shifts(each.shifts))
             for each in columns

@@ -22,6 +22,7 @@ __all__ = [
     "range_of",
     "sentence",
     "short",
+    "value_of",
     "when",
 ]
 
@@ -96,6 +97,15 @@ def range_of(estimate: Estimate | None) -> str:
         return _NONE
     low, high = _alike(estimate.low, estimate.high)
     return f"{low} to {high}"
+
+
+def value_of(estimate: Estimate | None) -> str:
+    """An estimate alone, to be read beside its interval.
+
+    >>> value_of(Estimate(value=0.0000169, low=0.0, high=0.0001, level=0.95, resamples=9, rows=9)), value_of(None)
+    ('0.0000', '–')
+    """
+    return interval(estimate).partition(" ")[0]
 
 
 def interval(estimate: Estimate | None) -> str:
