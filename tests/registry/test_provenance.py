@@ -77,7 +77,7 @@ def test_without_a_repository_or_without_git_the_reason_is_kept(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     found = collect_provenance(ws, tmp_path)
     assert found.repository is None
-    assert "not a git repository" in found.repository_missing
+    assert found.repository_missing.startswith("not a git repository")
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     assert collect_provenance(ws, tmp_path).repository_missing == "git is not installed"
 

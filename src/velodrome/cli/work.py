@@ -77,7 +77,7 @@ def run(
         else:
             print_result(result)
     if not result.passed:
-        failed = [verdict.why for verdict in result.verdicts if not verdict.passed]
+        failed = [verdict.why.rstrip(".") for verdict in result.verdicts if not verdict.passed]
         raise Refused(
             f"{result.version} did not pass its gates",
             received="; ".join(failed),

@@ -66,8 +66,8 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
         rows += [
             ("in use", f"{given.kind} {given.node.removeprefix('run:')[:26]}, of {given.of}") for given in self.held
         ]
-        for label, share in (("blobs", self.went), ("waiting", self.waiting)):
-            rows += [(label, f"{share.blobs}, {show_bytes(share.bytes)}")] if share.blobs else []
+        for label, share, what in (("blobs", self.went, ""), ("waiting", self.waiting, ": these stay for now")):
+            rows += [(label, f"{share.blobs}, {show_bytes(share.bytes)}{what}")] if share.blobs else []
         return rows + ([("leftovers", str(self.leftovers))] if self.leftovers else [])
 
 

@@ -216,7 +216,7 @@ def _text(decision: Settlement) -> str:
 def _move(ws: Workspace, declared: Declared, decision: Settlement) -> None:
     """The moves that are left; each is skipped if it was made before, though somebody took it back since."""
     version = resolve(ws, decision.version)
-    reasons = " ".join(verdict.why for verdict in decision.verdicts) or "the recipe has no gates"
+    reasons = "; ".join(verdict.why.rstrip(".") for verdict in decision.verdicts) or "the recipe has no gates"
     state = state_of(ws, version)
     if not decision.passed:
         if state in (VersionState.DRAFT, VersionState.CANDIDATE):

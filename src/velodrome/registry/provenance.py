@@ -128,7 +128,8 @@ def _git(root: Path, *arguments: str) -> bytes:
     except subprocess.TimeoutExpired as error:
         raise _GitRefused(f"git did not answer within {_GIT_SECONDS} s") from error
     except subprocess.CalledProcessError as error:
-        raise _GitRefused(error.stderr.decode(errors="replace").strip() or f"git exited {error.returncode}") from error
+        said = error.stderr.decode(errors="replace").strip().removeprefix("fatal: ")  # it is not for the training
+        raise _GitRefused(said or f"git exited {error.returncode}") from error
     return done.stdout
 
 
