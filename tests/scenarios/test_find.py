@@ -40,6 +40,7 @@ def test_a_batch_is_found(project: Project) -> None:
     assert "learner.batch=8" not in shlex.split(command)
     assert command.endswith("--seed 2")
     assert command.removeprefix("next: ") in (project.folder / "sizes.html").read_text()
+    assert "RECIPE" not in done.stdout  # what is to be typed can be typed
 
 
 def test_what_cannot_be_found_is_an_error_with_its_code(project: Project) -> None:

@@ -16,7 +16,9 @@ __all__ = ["add_to", "backup", "restore"]
 _Key = Annotated[
     str | None,
     typer.Option(
-        "--key", help="Key of the backups, where it is not the workspace's: file:PATH, env:NAME, command:WORDS."
+        "--key",
+        metavar="REF",
+        help="Key of the backups, where it is not the workspace's: file:PATH, env:NAME, command:WORDS.",
     ),
 ]
 

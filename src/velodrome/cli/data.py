@@ -1,10 +1,10 @@
 """`velodrome data`: check, snapshot, replay, diff."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velodrome.cli.options import RecipeFile
 from velodrome.cli.output import Json, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -14,11 +14,9 @@ __all__ = ["app", "check", "diff", "replay", "snapshot"]
 
 app = typer.Typer(help="Check, freeze and compare data.", no_args_is_help=True, rich_markup_mode=None)
 
-_Recipe = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
-
 
 @app.command()
-def check(recipe: _Recipe, as_json: Json = False) -> None:
+def check(recipe: RecipeFile, as_json: Json = False) -> None:
     """What the contract says about the data as it is now; nothing is recorded."""
     from velodrome.control.loading import load_recipe
     from velodrome.data.snapshots import check as check_dataset
@@ -39,7 +37,7 @@ def check(recipe: _Recipe, as_json: Json = False) -> None:
 
 
 @app.command()
-def snapshot(recipe: _Recipe, as_json: Json = False) -> None:
+def snapshot(recipe: RecipeFile, as_json: Json = False) -> None:
     """Check and freeze the data of a recipe; only new files are read."""
     from velodrome.cli.progress import reporter
     from velodrome.control.loading import load_recipe
@@ -64,7 +62,7 @@ def snapshot(recipe: _Recipe, as_json: Json = False) -> None:
 
 
 @app.command()
-def replay(recipe: _Recipe, as_json: Json = False) -> None:
+def replay(recipe: RecipeFile, as_json: Json = False) -> None:
     """Take quarantined rows through the present contract; the files themselves need not be there any more."""
     from velodrome.cli.progress import reporter
     from velodrome.control.loading import load_recipe
@@ -91,8 +89,10 @@ def replay(recipe: _Recipe, as_json: Json = False) -> None:
 
 @app.command()
 def diff(
-    before: Annotated[str, typer.Argument(help="A snapshot's digest (its beginning is enough) or a dataset's name.")],
-    after: Annotated[str, typer.Argument(help="The other one.")],
+    before: Annotated[
+        str, typer.Argument(metavar="BEFORE", help="A snapshot's digest (its beginning is enough) or a dataset's name.")
+    ],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The other one.")],
     as_json: Json = False,
 ) -> None:
     """What differs between two snapshots: fragments, schema, rows, columns."""

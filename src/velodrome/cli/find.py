@@ -1,15 +1,21 @@
 """`velodrome find`: a learning rate, a batch size, measured on the recipe's own rows before anything is trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velodrome.cli.options import Device, Html, RecipeFile, Seed, Settings
 from velodrome.cli.output import Json, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from velodrome.control.declaring import Source
     from velodrome.control.finding import FoundBatch, FoundRate
+    from velodrome.recipe import Recipe
+    from velodrome.store.workspace import Workspace
     from velodrome.web.finders import FinderPage
 
 __all__ = ["app", "batch", "lr"]
@@ -22,41 +28,65 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_RecipeFile = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
-_Settings = Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, for example learner.batch=512.")]
-_Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-_Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:1; else as configured.")]
-_Html = Annotated[
-    Path | None, typer.Option("--html", help="Write a page with the curve to this file; it needs nothing else.")
-]
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What both commands are given, and what is done with it."""
+
+    recipe: Path
+    settings: list[str] | None
+    seed: int
+    device: str | None
+    as_json: bool
+
+    @contextmanager
+    def measuring(self) -> "Iterator[tuple[Workspace, Recipe, Source]]":
+        """Where to measure, the recipe with its settings, and where that was declared."""
+        from velodrome.cli.progress import reporter
+        from velodrome.control.declaring import source_of
+        from velodrome.control.loading import load_recipe, override, parse_overrides
+        from velodrome.workspace import open as open_workspace
+
+        with open_workspace() as ws:
+            declared = override(load_recipe(self.recipe), parse_overrides(self.settings or []))
+            using = (ws.on_device(self.device) if self.device else ws).reporting_to(reporter(self.as_json))
+            yield using, declared, source_of(ws, self.recipe, ())
+
+    def command(self, setting: str) -> str:
+        """What to type next: a run with what was asked for here, and what was found."""
+        import shlex
+
+        changed = setting.partition("=")[0]
+        kept = [each for each in self.settings or [] if each.partition("=")[0].strip() != changed]
+        words = ["velodrome", "run", str(self.recipe), *(word for each in (*kept, setting) for word in ("--set", each))]
+        words += [
+            *(["--seed", str(self.seed)] if self.seed else []),
+            *(["--device", self.device] if self.device else []),
+        ]
+        return shlex.join(words)
 
 
 @app.command()
 def lr(
-    recipe: _RecipeFile,
+    recipe: RecipeFile,
     steps: Annotated[int, typer.Option("--steps", help="Steps of the test, one at each rate.")] = 100,
     low: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-6,
     high: Annotated[float, typer.Option("--to", help="The last rate.")] = 10.0,
-    settings: _Settings = None,
-    seed: _Seed = 0,
-    device: _Device = None,
-    html: _Html = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Train with a rate that grows from step to step, and say where the loss falls most steeply (Smith, 2017)."""
-    from velodrome.cli.progress import reporter
-    from velodrome.control.declaring import source_of
     from velodrome.control.finding import find_lr
-    from velodrome.control.loading import load_recipe, override, parse_overrides
     from velodrome.web.finders import rate_page
-    from velodrome.workspace import open as open_workspace
 
-    with open_workspace() as ws:
-        declared = override(load_recipe(recipe), parse_overrides(settings or []))
-        using = (ws.on_device(device) if device else ws).reporting_to(reporter(as_json))
-        found = find_lr(using, declared, source_of(ws, recipe, ()), steps=steps, low=low, high=high, seed=seed)
+    asked = _Asked(recipe, settings, seed, device, as_json)
+    with asked.measuring() as (ws, declared, source):
+        found = find_lr(ws, declared, source, steps=steps, low=low, high=high, seed=seed)
         now = ws.clock.now()
-    command = _command(recipe, settings, seed, device, found.setting)
+    command = asked.command(found.setting)
     if html is not None:
         _write(html, rate_page(found, command, now))
     if as_json:
@@ -71,34 +101,28 @@ def lr(
 
 @app.command()
 def batch(
-    recipe: _RecipeFile,
+    recipe: RecipeFile,
     steps: Annotated[int, typer.Option("--steps", help="Steps that are timed for each size.")] = 5,
     start: Annotated[int, typer.Option("--from", help="The first size; each further one is twice as large.")] = 32,
     most: Annotated[int | None, typer.Option("--to", help="The largest size; else all training rows.")] = None,
     share: Annotated[
         float, typer.Option("--memory", help="Share of the free memory that may be taken on a CPU.")
     ] = 0.5,
-    settings: _Settings = None,
-    seed: _Seed = 0,
-    device: _Device = None,
-    html: _Html = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Rows a second and memory by size of the batch, or of the micro-batch where the recipe has one."""
-    from velodrome.cli.progress import reporter
-    from velodrome.control.declaring import source_of
     from velodrome.control.finding import find_batch
-    from velodrome.control.loading import load_recipe, override, parse_overrides
     from velodrome.web.finders import batch_page
-    from velodrome.workspace import open as open_workspace
 
-    with open_workspace() as ws:
-        declared = override(load_recipe(recipe), parse_overrides(settings or []))
-        using = (ws.on_device(device) if device else ws).reporting_to(reporter(as_json))
-        source = source_of(ws, recipe, ())
-        found = find_batch(using, declared, source, start=start, most=most, steps=steps, share=share, seed=seed)
+    asked = _Asked(recipe, settings, seed, device, as_json)
+    with asked.measuring() as (ws, declared, source):
+        found = find_batch(ws, declared, source, start=start, most=most, steps=steps, share=share, seed=seed)
         now = ws.clock.now()
-    command = _command(recipe, settings, seed, device, found.setting)
+    command = asked.command(found.setting)
     if html is not None:
         _write(html, batch_page(found, command, now))
     if as_json:
@@ -106,20 +130,9 @@ def batch(
         return
     print_table([found.field, "for an epoch", "rows a second", "memory", ""], list(_sizes(found)))
     say("")
-    for line in _of_batch(found):
+    for line in _of_batch(found, recipe):
         say(line)
     _end(html, command)
-
-
-def _command(recipe: Path, settings: Sequence[str] | None, seed: int, device: str | None, setting: str) -> str:
-    """What to type next: a run with what was asked for here, and what was found."""
-    import shlex
-
-    changed = setting.partition("=")[0]
-    kept = [each for each in settings or [] if each.partition("=")[0].strip() != changed]
-    words = ["velodrome", "run", str(recipe), *(word for each in (*kept, setting) for word in ("--set", each))]
-    words += [*(["--seed", str(seed)] if seed else []), *(["--device", device] if device else [])]
-    return shlex.join(words)
 
 
 def _write(file: Path, page: "FinderPage") -> None:
@@ -173,7 +186,7 @@ def _sizes(found: "FoundBatch") -> Iterator[tuple[object, ...]]:
         yield each.size, -(-found.rows // each.size), speed, memory, mark
 
 
-def _of_batch(found: "FoundBatch") -> Iterator[str]:
+def _of_batch(found: "FoundBatch", recipe: Path) -> Iterator[str]:
     from velodrome.core.units import show_bytes
 
     said = found.suggestion
@@ -189,4 +202,4 @@ def _of_batch(found: "FoundBatch") -> Iterator[str]:
     if found.field == "batch" and said.largest < found.present:
         yield f"to keep the recipe's batch, learn it in parts: --set learner.micro_batch={said.largest}"
     elif found.field == "batch" and said.enough != found.present:
-        yield f"another batch wants another rate: velodrome find lr RECIPE --set {found.setting}"
+        yield f"another batch wants another rate: velodrome find lr {recipe} --set {found.setting}"

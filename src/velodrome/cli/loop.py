@@ -1,10 +1,10 @@
 """The commands that keep a model good: drift, retrain."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from velodrome.cli.options import RecipeFile, Seed
 from velodrome.cli.output import Json, moment, print_error, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ __all__ = ["add_to", "drift", "retrain"]
 
 _LONGEST = 30 * 86_400
 
-_Recipe = Annotated[Path, typer.Argument(help="The recipe's Python file.")]
-
 
 def add_to(app: typer.Typer) -> None:
     """Give the program these commands."""
@@ -25,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def drift(
-    recipe: _Recipe,
+    recipe: RecipeFile,
     every: Annotated[bool, typer.Option("--all", help="Show the columns that did not drift as well.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -44,14 +42,14 @@ def drift(
 
 
 def retrain(
-    recipe: _Recipe,
+    recipe: RecipeFile,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and look again and again.")] = False,
     interval: Annotated[str, typer.Option("--every", help="With --watch: how often to look, such as 1m or 6h.")] = "1m",
     force: Annotated[bool, typer.Option("--force", help="Train whatever quality says, if the data is sound.")] = False,
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Decide for this moment, such as 2013-05-01, to replay the past.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Look at what arrived, decide whether to train again, and if so train, judge, and promote or refuse.

@@ -13,12 +13,15 @@ app = typer.Typer(
     help="Versions of models: their states, who is champion, and why.", no_args_is_help=True, rich_markup_mode=None
 )
 
-_Reference = Annotated[str, typer.Argument(help="name/7, name@champion, or a name.")]
+_Reference = Annotated[str, typer.Argument(metavar="VERSION", help="name/7, name@champion, or a name.")]
 _Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept with the decision.")]
 
 
 @app.command("list")
-def list_(name: Annotated[str | None, typer.Argument(help="Only this model.")] = None, as_json: Json = False) -> None:
+def list_(
+    name: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
+    as_json: Json = False,
+) -> None:
     """All versions, newest first."""
     from velodrome.registry.versions import list_versions
     from velodrome.workspace import open as open_workspace
@@ -84,7 +87,9 @@ def promote(reference: _Reference, reason: _Reason, as_json: Json = False) -> No
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(help="The model's name.")], reason: _Reason, as_json: Json = False
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
+    reason: _Reason,
+    as_json: Json = False,
 ) -> None:
     """Make the champion before the present one the champion again."""
     _moved("rollback", model, reason, as_json)
@@ -92,7 +97,7 @@ def rollback(
 
 @app.command()
 def history(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     alias: Annotated[str, typer.Option("--alias", help="Of which alias.")] = "champion",
     at: Annotated[
         str | None, typer.Option("--at", help="Only what stood there at this moment, such as 2026-03-01T06:00 (UTC).")

@@ -1,11 +1,11 @@
 """`velodrome report`: everything about a run, a version or a recipe, as a page, as tables or as JSON."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from velodrome.cli.options import Html
 from velodrome.cli.output import Json, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -27,12 +27,11 @@ def report(
     what: Annotated[
         str,
         typer.Argument(
-            help="A recipe's file or name, a version (name/7, name@champion), or the beginning of a run's id."
+            metavar="WHAT",
+            help="A recipe's file or name, a version (name/7, name@champion), or the beginning of a run's id.",
         ),
     ],
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Write the page to this file; it needs nothing else to be read.")
-    ] = None,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """All that is known of a run, a version of a model, or a recipe's year: curves, figures, drift, decisions, lineage."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from velodrome.cli.options import RunId
 from velodrome.cli.output import Json, print_json, print_table, say
 
 __all__ = ["app", "compare", "list_", "prove", "reproduce", "samples", "show", "tag"]
@@ -16,7 +17,10 @@ app = typer.Typer(
 @app.command("list")
 def list_(
     query: Annotated[
-        str, typer.Argument(help='Which runs, and in which order: "metrics.auc > 0.7 order by metrics.auc desc".')
+        str,
+        typer.Argument(
+            metavar="QUERY", help='Which runs, and in which order: "metrics.auc > 0.7 order by metrics.auc desc".'
+        ),
     ] = "",
     name: Annotated[str | None, typer.Option("--name", help="Only runs of this recipe.")] = None,
     limit: Annotated[int, typer.Option("--limit", help="How many.")] = 50,
@@ -48,9 +52,7 @@ def list_(
 
 
 @app.command()
-def show(
-    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")], as_json: Json = False
-) -> None:
+def show(run: RunId, as_json: Json = False) -> None:
     """One run: inputs, outcome, attempts, tags, last values of its series."""
     from velodrome.registry.runs import show_run
     from velodrome.workspace import open as open_workspace
@@ -64,7 +66,9 @@ def show(
 
 
 @app.command()
-def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs.")], as_json: Json = False) -> None:
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Two or more runs.")], as_json: Json = False
+) -> None:
     """What differs between runs: parameters, data, code, environment, seed, figures."""
     from velodrome.registry.comparison import compare as compare_runs
     from velodrome.workspace import open as open_workspace
@@ -79,8 +83,10 @@ def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs.")]
 
 @app.command()
 def tag(
-    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
-    tags: Annotated[list[str] | None, typer.Argument(help="Tags to set, as texts: team=x.")] = None,
+    run: RunId,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Tags to set, as texts: team=x.")
+    ] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", help="A tag to take away; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +105,7 @@ def tag(
 
 @app.command()
 def prove(
-    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
+    run: RunId,
     steps: Annotated[int, typer.Option("--steps", help="How many steps are done again.")] = 20,
     checkpoint: Annotated[
         int | None, typer.Option("--checkpoint", help="Step of the checkpoint to begin from.")
@@ -130,7 +136,7 @@ def prove(
 
 @app.command()
 def reproduce(
-    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
+    run: RunId,
     anyway: Annotated[bool, typer.Option("--anyway", help="Also where equal bits cannot be expected.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -163,7 +169,7 @@ def reproduce(
 
 @app.command()
 def samples(
-    run: Annotated[str, typer.Argument(help="A run's id, or its unique beginning.")],
+    run: RunId,
     step: Annotated[int | None, typer.Option("--step", help="Show the rows that this step learned from.")] = None,
     as_json: Json = False,
 ) -> None:

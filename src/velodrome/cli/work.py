@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from velodrome.cli.options import Device, RecipeFile, Seed, Settings
 from velodrome.cli.output import Json, print_json, print_table, say
 
 __all__ = ["add_to", "doctor", "init", "predict", "run"]
@@ -17,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="CSV or Parquet file with the data.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet file with the data.")],
     label: Annotated[str, typer.Option("--label", help="Column to predict.")],
     out: Annotated[Path, typer.Option("--out", help="Recipe to write.")] = Path("recipe.py"),
     force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
@@ -38,12 +39,10 @@ def init(
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="The recipe's Python file.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="PATH=VALUE, for example learner.optimizer.lr=1e-3.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:1; else as configured.")] = None,
+    recipe: RecipeFile,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again even if the same run is recorded.")] = False,
     allow_missing: Annotated[
         list[str] | None,
@@ -86,7 +85,7 @@ def run(
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="name@champion, name/7, or a name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="name@champion, name/7, or a name.")],
     source: Annotated[Path, typer.Argument(metavar="IN", help="CSV or Parquet file with the model's input columns.")],
     out: Annotated[Path, typer.Option("--out", help="CSV or Parquet file to write: the input with the predictions.")],
     as_json: Json = False,
