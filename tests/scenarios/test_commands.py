@@ -32,6 +32,10 @@ def test_a_person_approves_promotes_and_goes_back(make_project: Callable[..., Pr
     assert "regret" in trace
     assert "looks right" in trace
 
+    assert project.json("runs", "reproduce", second["run"])["differs"] == []
+    named = project.json("run", "recipe.py", "--set", "learner.estimator.parameters.C=0.5")
+    assert (named["run"], named["found"]) == (second["run"], True)  # by the name that a search finds it by
+
     compared = project.json("runs", "compare", first["run"], second["run"])
     assert any(name.endswith("C") for name in compared["differences"])
     assert compared["metrics"]["roc_auc"][0] is not None

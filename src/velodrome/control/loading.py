@@ -83,6 +83,8 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
 
 def _replaced(value: Any, path: list[str], new: Any, whole: str) -> Any:
     name, known = path[0], _settings(value)
+    if name == "parameters" and isinstance(value, BaseEstimator) and name not in known and path[1:]:
+        return _replaced(value, path[1:], new, whole)  # so a run's record, and a search, name an estimator's
     if name not in known:
         raise RecipeError(f"{whole} leads to no field of the recipe", received=name, remedy=nearest(name, known))
     inner = _replaced(known[name], path[1:], new, whole) if path[1:] else new

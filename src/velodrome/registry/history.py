@@ -41,8 +41,8 @@ def alias_history(ws: Workspace, model: str, alias: str = CHAMPION) -> tuple[Sta
     require_model(ws, model)
     events = ws.ledger.events(f"alias:{model}@{alias}")
     if not events and alias != CHAMPION:
-        known = [pointer.subject.partition("@")[2] for pointer in ws.ledger.pointers(f"alias:{model}@")]
-        raise NotFound(f"{model} has no alias {alias!r}", received=alias, remedy=nearest(alias, [*known, CHAMPION]))
+        known = {pointer.subject.partition("@")[2] for pointer in ws.ledger.pointers(f"alias:{model}@")}
+        raise NotFound(f"{model} has no alias {alias!r}", received=alias, remedy=nearest(alias, known | {CHAMPION}))
     ends = [*(event.time for event in events[1:]), None]
     return tuple(
         Standing(
