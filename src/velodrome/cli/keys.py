@@ -61,8 +61,10 @@ def rotate(
 
 
 def _print(done: "Rotation", to: str) -> None:
-    verb = "would be" if done.dry_run else "are"
-    say(f"{done.where}: {done.keys} store keys {verb} wrapped with key {done.new} instead of {done.old}")
+    from velodrome.web.words import plural
+
+    verb = "would wrap" if done.dry_run else "wraps"
+    say(f"{done.where}: key {done.new} {verb} {plural(done.keys, 'store key')} instead of {done.old}")
     if done.dry_run:
         return
     if done.of == "blobs":

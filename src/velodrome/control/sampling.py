@@ -117,7 +117,7 @@ def _order(assignment: Assignment) -> tuple[EpochOrder, npt.NDArray[np.uint32]]:
     if not isinstance(learner, Torch):
         raise ConfigurationError(
             f"the run {assignment.run.id} has no steps: its estimator learned from all training rows at once",
-            remedy="see which rows those are with: velodrome trace",
+            remedy=f"see which rows those are with: velodrome trace {assignment.run.id}",
         )
     work = assignment.work(assignment.rows(), 0, Unrecorded(), Stopwatch(assignment.ws.clock.monotonic))
     return load(f"learner:{learner_kind(learner)}").order_of(work), work.train
