@@ -3,6 +3,7 @@
 import itertools
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -25,12 +26,36 @@ import pytest
 from velodrome.store.named import Content
 from velodrome.store.objects import ObjectBlobs, Patience
 
+_STARTING = 120.0
+"""Seconds in which a server answers, also from a cold disk."""
+
+
+def _claimed_port() -> int:
+    """A port that is this process's until it ends, also while the server that listens on it is away.
+
+    It lies below those that the system gives to whoever asks for any, and among processes of tests it belongs to the one
+    that has bound the UDP port of the same number.
+    """
+    for number in random.SystemRandom().sample(range(20_000, 30_000), 1000):
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", number))
+            socket.create_server(("127.0.0.1", number)).close()
+        except OSError:
+            claim.close()
+        else:
+            claim.detach()
+            return number
+    raise RuntimeError("no port is free between 20000 and 30000")
+
+
 # ------------------------------------------------------------------------------------------------------------------ S3
 # `rclone serve s3` over a folder: a real server that checks signatures, and ignores conditional PUT.
 
 S3_BUCKET = "bucket"
 S3_ACCESS, S3_SECRET = "AKIDVELODROMETEST", "velodrome/test+secret"
-QUICK = Patience(seconds=8.0, silence=2.0, first=0.02, longest=0.2)
+QUICK = Patience(seconds=120.0, silence=30.0, first=0.02, longest=0.2)
+"""Tries again at once, and long enough for a slow machine to bring a server back."""
 
 
 class S3Server:
@@ -38,7 +63,7 @@ class S3Server:
 
     def __init__(self, program: Path, root: Path, wrap: tuple[str, ...] = ()) -> None:
         self.program, self.root, self.wrap = program, root, wrap
-        self.port = _free_port()
+        self.port = _claimed_port()
         (root / S3_BUCKET).mkdir(parents=True)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -80,6 +105,7 @@ class Wire:
         self.cuts, self.cut_after, self.side = 0, 0, "down"
         self.flip_after: int | None = None
         self.delay = 0.0
+        self._counting = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -110,11 +136,10 @@ class Wire:
         try:
             while data := bytearray(source.recv(65536)):
                 passed += len(data)
-                if side == self.side and self.cuts > 0 and passed > self.cut_after:
-                    self.cuts -= 1
+                if side == self.side and self._is_cut(passed):
                     break
-                if side == self.side and self.flip_after is not None and passed > self.flip_after:
-                    self.flip_after, data[-1] = None, data[-1] ^ 1
+                if side == self.side and self._is_flipped(passed):
+                    data[-1] ^= 1
                 time.sleep(self.delay if side == "down" else 0.0)
                 goal.sendall(data)
         except OSError:
@@ -123,6 +148,20 @@ class Wire:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def _is_cut(self, passed: int) -> bool:
+        """Whether a connection over which so much has passed is cut here, as one of those that are to be."""
+        with self._counting:
+            cut = self.cuts > 0 and passed > self.cut_after
+            self.cuts -= cut
+        return cut
+
+    def _is_flipped(self, passed: int) -> bool:
+        """The same for the one bit that flips."""
+        with self._counting:
+            flips = self.flip_after is not None and passed > self.flip_after
+            self.flip_after = None if flips else self.flip_after
+        return flips
 
 
 @dataclass
@@ -200,13 +239,9 @@ def mortal_s3(s3_program: Path, s3_credentials: None, tmp_path: Path) -> Iterato
     server.kill()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(500):
+    until = time.monotonic() + _STARTING
+    while time.monotonic() < until:
         assert process.poll() is None, "the server ended at once: see its log"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -233,7 +268,7 @@ class PostgresServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = 0
+        self.port = _claimed_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._schemas = itertools.count(1)
         (folder / "password").write_text(POSTGRES_PASSWORD)
@@ -250,13 +285,12 @@ class PostgresServer:
 
     def start(self) -> None:
         """Not from a thread of the test: root's server ends with the thread that started it, so that no kill leaves it."""
-        self.port = self.port or _free_port()
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": ""}
         options = [f"--{name}={value}" for name, value in settings.items()]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(self._command("postgres", *options), cwd="/", stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while self._process.poll() is None and time.monotonic() < deadline:
+        until = time.monotonic() + _STARTING
+        while self._process.poll() is None and time.monotonic() < until:
             try:
                 return self.connect().close()
             except psycopg.OperationalError:
@@ -267,7 +301,7 @@ class PostgresServer:
         """Sessions are ended, what was committed is written."""
         if self._process:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(60)
+            self._process.wait(_STARTING)
             self._process = None
 
     def url(self, database: str = "postgres") -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from velodrome.testing.blobs import BlobsConformance
 
 pytestmark = pytest.mark.slow  # together more than two seconds
 
-HASTY = Patience(seconds=0.3, silence=0.3, first=0.02, longest=0.1)  # for what fails
+HASTY = Patience(seconds=0.3, silence=30.0, first=0.02, longest=0.1)  # for what fails, and says so
 BIG = 20 * CHUNK
 ABSENT = digest_bytes(b"never stored")
 
@@ -244,29 +245,31 @@ def test_a_frozen_server_is_given_up_and_found_again(mortal_s3: Any) -> None:
     digest = blobs.put(b"data").digest
     mortal_s3.server.freeze()
     with pytest.raises(StorageError, match="did not answer in time"):
-        mortal_s3.blobs(patience=HASTY).read(digest)
+        mortal_s3.blobs(patience=replace(HASTY, silence=0.3)).read(digest)
     mortal_s3.server.thaw()
     assert blobs.read(digest) == b"data"
 
 
-def reviving(server: Any, after: float = 0.3) -> None:
-    """Kill the server now; another one is there soon."""
+def reviving(server: Any) -> threading.Thread:
+    """Kill the server now; the thread starts it again soon."""
     server.kill()
-    threading.Timer(after, server.start).start()
+    starting = threading.Timer(0.3, server.start)
+    starting.start()
+    return starting
 
 
 def test_a_put_outlives_a_server_that_is_killed_and_comes_back(mortal_s3: Any) -> None:
     data = noise(BIG)
-    deaths = iter([True])
+    revivals: list[threading.Thread] = []
 
     def pieces() -> Iterator[Piece]:
         for begin in range(0, BIG, CHUNK):
-            if begin == 12 * CHUNK and next(deaths, False):
-                reviving(mortal_s3.server)
+            if begin == 12 * CHUNK and not revivals:
+                revivals.append(reviving(mortal_s3.server))
             yield data[begin : begin + CHUNK]
 
     mortal_s3.blobs().objects.put("ab/cd", Content(BIG, pieces))
-    assert next(deaths, False) is False
+    revivals[0].join()
     assert (mortal_s3.folder / "ab" / "cd").read_bytes() == data
 
 
@@ -274,8 +277,9 @@ def test_a_read_outlives_a_server_that_is_killed_and_comes_back(mortal_s3: Any) 
     blobs, data = mortal_s3.blobs(), noise(2 * BIG)
     pieces = blobs.objects.get(blob_name(blobs.put(data).digest))
     first = bytes(next(pieces))
-    reviving(mortal_s3.server)
+    revival = reviving(mortal_s3.server)
     assert first + b"".join(pieces) == data
+    revival.join()
 
 
 def test_half_a_put_is_never_seen(mortal_s3: Any) -> None:
@@ -382,7 +386,7 @@ def test_use_after_a_fork_is_refused(s3: Any) -> None:
     blobs.has(ABSENT)
     child = multiprocessing.get_context("fork").Process(target=_use_in_child, args=(blobs,))
     child.start()
-    child.join(timeout=20)
+    child.join(timeout=300)
     assert child.exitcode == 7
 
 
