@@ -21,6 +21,7 @@ from velodrome.testing.ledger import LedgerConformance, Sample
 pytestmark = pytest.mark.slow  # together more than two seconds
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SHORT = 3.0  # seconds of patience where it ends: a single statement of a busy server takes no longer
 Server = Any  # that of servers.py
 Open = Callable[..., PostgresLedger]
 
@@ -161,7 +162,7 @@ def test_who_lost_is_told_although_the_first_try_went_unanswered(open_at: Open, 
 
 @pytest.mark.parametrize("cut", ["before", "after"])
 def test_a_commit_that_stays_unanswered_is_named(open_at: Open, proxy: Proxy, url: str, cut: str) -> None:
-    _, ledger = open_at(url), open_at(by_way_of(proxy, url), patience=1.0)
+    _, ledger = open_at(url), open_at(by_way_of(proxy, url), patience=SHORT)
     proxy.cuts, proxy.meanwhile = [cut], lambda: setattr(proxy, "down", True)
     with pytest.raises(StorageError, match="whether it was made is not known") as caught:
         ledger.commit([Append("s", "t")], actor="ann", now=NOW)
@@ -173,7 +174,7 @@ def test_a_commit_that_stays_unanswered_is_named(open_at: Open, proxy: Proxy, ur
 
 
 def test_a_server_that_was_never_asked_to_commit_wrote_nothing(open_at: Open, proxy: Proxy, url: str) -> None:
-    _, ledger = open_at(url), open_at(by_way_of(proxy, url), patience=1.0)
+    _, ledger = open_at(url), open_at(by_way_of(proxy, url), patience=SHORT)
     proxy.cuts, proxy.at, proxy.meanwhile = ["before"], b"INSERT", lambda: setattr(proxy, "down", True)
     with pytest.raises(StorageError, match="cannot be reached"):
         ledger.commit([Append("s", "t")], actor="ann", now=NOW)
@@ -214,17 +215,22 @@ def test_a_flipped_bit_in_a_page_is_found(open_at: Open, postgres: Server, url: 
 
 
 def test_a_server_that_may_lose_what_it_says_is_told(open_at: Open, postgres: Server, url: str) -> None:
-    ledger = open_at(url)
+    open_at(url)
     with postgres.connect() as session:
-        session.execute("ALTER SYSTEM SET full_page_writes = off")
-        session.execute("SELECT pg_reload_conf()")
-        try:
-            while session.execute("SHOW full_page_writes").fetchone() == ("on",):
+
+        def until(setting: str) -> None:
+            """Whoever connects from then on finds it so; sessions that are open are told one after the other."""
+            session.execute("SELECT pg_reload_conf()")
+            while session.execute("SHOW full_page_writes").fetchone() != (setting,):
                 pass
-            assert "full_page_writes off" in ledger.check()[0]
+
+        session.execute("ALTER SYSTEM SET full_page_writes = off")
+        try:
+            until("off")
+            assert "full_page_writes off" in open_at(url).check()[0]
         finally:
             session.execute("ALTER SYSTEM RESET full_page_writes")
-            session.execute("SELECT pg_reload_conf()")
+            until("on")
 
 
 def test_a_record_edited_by_hand_is_found(open_at: Open, url: str) -> None:
@@ -263,7 +269,7 @@ def test_texts_are_compared_by_their_bytes(open_at: Open, url: str) -> None:
 
 
 def test_another_writer_is_not_waited_for_for_ever(open_at: Open, url: str) -> None:
-    other, ledger = open_at(url), open_at(url, patience=0.5)
+    other, ledger = open_at(url), open_at(url, patience=SHORT)
     with other._transaction(), pytest.raises(StorageError, match=r"due to (lock|statement) timeout") as caught:
         ledger.commit([Append("s", "t")], actor="ann", now=NOW)
     assert "pg_stat_activity" in str(caught.value)
@@ -295,7 +301,7 @@ def test_a_full_disk_of_the_server_is_named_and_nothing_is_half_written(
 
 
 def test_a_writer_that_fell_asleep_in_a_transaction_holds_nobody_up(open_at: Open, url: str) -> None:
-    ledger, sleeper = open_at(url), open_at(url, patience=1.0)
+    ledger, sleeper = open_at(url), open_at(url, patience=SHORT)
     with pytest.raises(StorageError), sleeper._transaction():
         ledger.commit([Append("s", "t")], actor="ann", now=NOW)
     assert len(ledger.events("s")) == 1
@@ -351,7 +357,7 @@ def test_a_password_is_never_told(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     right = psycopg.conninfo.conninfo_to_dict(url.partition("?")[0])["password"]
-    _, ledger = open_at(url), open_at(by_way_of(proxy, url), patience=1.0)
+    _, ledger = open_at(url), open_at(by_way_of(proxy, url), patience=SHORT)
     said = [repr(ledger), ledger.name, repr(vars(ledger))]
     proxy.meanwhile = lambda: setattr(proxy, "down", True)
     proxy.cuts = ["after"]
