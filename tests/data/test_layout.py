@@ -155,7 +155,7 @@ def test_two_processes_may_make_the_same_layout_at_once(ws: Workspace) -> None:
         )
         for pair in pairs
     ]
-    answers = [process.communicate(timeout=60) for process in started]
+    answers = [process.communicate(timeout=300) for process in started]
     assert answers == [(b"499500.0 499500\n", b"")] * 2
     assert [path.name for path in (ws.cache / "layouts").iterdir()] == [NAME]
     layout: Layout = materialise(ws, NAME, [Field("x", "float32")], nothing)
