@@ -40,7 +40,7 @@ ITEMS = 3
 DATASETS = {"early": "visits-0[1-3]", "late": "visits-0[3-5]", "all": "visits-*"}
 
 _T = TypeVar("_T")
-_PATIENCE = 60.0
+_PATIENCE = 300.0
 
 provenance._lock = functools.cache(provenance._lock)  # type: ignore[attr-defined]  # half of what a small run takes
 torch.set_num_threads(1)

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -48,7 +49,7 @@ SHIP = "ship "
 _NEVER = 3600.0
 """Seconds, more than a training takes here."""
 
-Act = Literal["kill", "leave", "ENOSPC", "EROFS", "EIO", "count"]
+Act = Literal["kill", "leave", "hang", "ENOSPC", "EROFS", "EIO", "count"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Doom:
     Attributes:
         point: "start", "step", "evaluation" or "save"; call: at which of them, from 1, in this process.
         operation: within the save: at its n-th operation, from 1; 0: before its first.
-        act: "leave" is SIGTERM; "ENOSPC" and "EROFS" last to the end of the save, "EIO" comes once; "count" harms nothing.
+        act: "leave" is SIGTERM; "ENOSPC" and "EROFS" last to the end of the save, "EIO" comes once; "count" harms nothing;
+            "hang" lets the next step wait until the file `hang` is taken away.
     """
 
     point: Literal["start", "step", "evaluation", "save"]
@@ -154,6 +156,8 @@ class Failpoints:
             os.kill(os.getpid(), signal.SIGKILL)
         if act == "leave":
             os.kill(os.getpid(), signal.SIGTERM)
+        if act == "hang":
+            Path("hang").touch()
         if act in DISK and (act == "EIO" or takes_room(name)):
             number, words = DISK[act]
             raise sqlite3.OperationalError(words) if name.startswith("sql") else OSError(number, os.strerror(number))

@@ -23,7 +23,7 @@ __all__ = ["KILLED", "End", "Life", "be_ready", "begin", "begin_outside", "saved
 
 KILLED = "killed"
 _PROCESSES = multiprocessing.get_context("forkserver")
-_LONGEST = 120.0
+_LONGEST = 600.0
 
 
 @dataclass(frozen=True)

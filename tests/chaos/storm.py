@@ -48,7 +48,7 @@ from velodrome.registry import provenance  # noqa: E402
 from velodrome.store.faults import FaultPlan  # noqa: E402
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_LONGEST = 120.0
+_LONGEST = 600.0
 _FLIP_EVERY = 3
 _LAST = ("ended", "refused", "escaped")
 _KINDS = {"kills": 6, "faults": 3, "full disk": 1, "cut wires": 2, "clock back": 1}

@@ -59,7 +59,7 @@ def kill(ground: Ground, number: int) -> Verdict:
     """One training, killed once or twice. Every fifth dies in a save, every fifth in an evaluation, the others by the clock;
     every third dies again some steps after it came back."""
     rng, workers = random.Random(f"kill {number}"), (0, 2)[number % 2]
-    twin, project = ground.twin(), ground.project(workers=workers)
+    twin = ground.twin()
     point = {0: "save", 1: "evaluation"}.get(number % 5, "")
     verdict = Verdict(f"kill {number}, {workers} workers, {point or 'by the clock'}")
     evaluations = twin.steps // twin.per_epoch
@@ -67,7 +67,11 @@ def kill(ground: Ground, number: int) -> Verdict:
         doom = Doom("save", rng.randint(2, len(twin.saved)), "kill", operation=rng.randint(1, 20))
     else:
         doom = Doom("evaluation", rng.randint(2, evaluations), "kill")
-    killed = begin(project, doom).end().code == KILLED if point else _killed_by_the_clock(project, twin, rng)
+    for _ in range(_TRIES):
+        project = ground.project(workers=workers)
+        killed = begin(project, doom).end().code == KILLED if point else _killed_by_the_clock(project, twin, rng)
+        if killed:
+            break  # else the clock was slower than the training
     verdict.require(killed, "it was over before it could be killed")
     verdict.counts.update({"kills": 1, f"in {point or 'clock'}": 1})
     if number % 3 == 0:
@@ -177,9 +181,9 @@ def leave(ground: Ground, name: str) -> Verdict:
 def stopped(ground: Ground) -> Verdict:
     """SIGSTOP and, later, SIGCONT."""
     twin, project = ground.twin(**SMALL), ground.project(**SMALL)
-    verdict, life = Verdict("SIGSTOP"), begin(project)
-    until(lambda: saved(project) >= 3, lambda: life.alive)
+    verdict, life = Verdict("SIGSTOP"), _hanging(project)
     life.send(signal.SIGSTOP)
+    (project / "hang").unlink()
     time.sleep(1.5)
     life.send(signal.SIGCONT)
     return _ended(verdict, life, project, twin)
@@ -188,9 +192,7 @@ def stopped(ground: Ground) -> Verdict:
 def stalled(ground: Ground) -> Verdict:
     """A forward that hangs: it is told where, and when it goes on the end is the same."""
     twin, project = ground.twin(**SMALL), ground.project(**SMALL)
-    verdict, life = Verdict("a step that hangs"), begin(project)
-    until(lambda: saved(project) >= 3, lambda: life.alive)
-    (project / "hang").touch()
+    verdict, life = Verdict("a step that hangs"), _hanging(project)
     noticed = until(lambda: told(project, "run.stalled") > 0, lambda: life.alive)
     (project / "hang").unlink()
     verdict.require(noticed, "nobody told that it hangs")
@@ -202,9 +204,7 @@ def removed(ground: Ground, name: str) -> Verdict:
     """The whole store, or the blobs alone, go while it trains: a named error. Without a store it is another training; blobs
     that are brought back are those that it goes on with."""
     twin, project = ground.twin(**SMALL), ground.project(**SMALL)
-    verdict, life = Verdict(f"{name or 'all'} removed"), begin(project)
-    until(lambda: saved(project) >= 3, lambda: life.alive)
-    (project / "hang").touch()
+    verdict, life = Verdict(f"{name or 'all'} removed"), _hanging(project)
     (project / ".velodrome" / name).rename(project / "gone")
     (project / "hang").unlink()
     end = life.end()
@@ -214,6 +214,13 @@ def removed(ground: Ground, name: str) -> Verdict:
         shutil.copytree(project / "gone", project / ".velodrome" / name, dirs_exist_ok=True)
     finished(verdict, project, twin)
     return verdict
+
+
+def _hanging(project: Path) -> Life:
+    """A training that waits in a step, with three checkpoints recorded."""
+    life = begin(project, Doom("step", 20, "hang"))
+    until(lambda: (project / "hang").exists() and saved(project) >= 3, lambda: life.alive)
+    return life
 
 
 def _ended(verdict: Verdict, life: Life, project: Path, twin: Ending) -> Verdict:

@@ -10,13 +10,12 @@ from velodrome.data.deliveries import look, require_unchanged
 from velodrome.store.files import digest_file
 from velodrome.store.workspace import Workspace, open_folder
 
-LATER = ManualClock(datetime.now(UTC) + timedelta(hours=1))
-
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
     opened = open_folder(tmp_path)
-    return Workspace(opened.root, opened.store, opened.ledger, opened.blobs, opened.actor, clock=LATER)
+    later = ManualClock(datetime.now(UTC) + timedelta(hours=1))
+    return Workspace(opened.root, opened.store, opened.ledger, opened.blobs, opened.actor, clock=later)
 
 
 def memory(ws: Workspace) -> Path:

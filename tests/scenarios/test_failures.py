@@ -194,7 +194,7 @@ def test_preempted_it_has_its_exit_code_and_goes_on(make_project: Callable[..., 
     while process.poll() is None and not project.saved():
         time.sleep(0.002)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=1200)
     said = json.loads(stderr.splitlines()[-1])
     assert (process.returncode, said["exit_code"], said["error"]) == (10, 10, "Preempted"), stderr
     assert "the same command" in said["remedy"]

@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(make_project: Callab
 
 
 def test_the_same_run_at_once_is_refused_by_name_while_others_may_look(make_project: Callable[..., Project]) -> None:
-    project = make_project(rows=3000, epochs=200)
+    project = make_project(rows=3000, epochs=10_000)  # more than it ever comes to
     process = project.start("run", "recipe.py")
     try:
         while process.poll() is None and project.saved() < 2:

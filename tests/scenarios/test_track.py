@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +56,7 @@ def test_a_loop_of_ones_own_is_killed_goes_on_and_predicts(tmp_path: Path) -> No
         if kill:
             process = _start(folder, 0.1)
             assert process.stdout is not None
-            while process.stdout.readline() != "100\n":
-                time.sleep(0)
+            assert "100\n" in iter(process.stdout.readline, "")
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
         said, _ = _start(folder, 0).communicate()

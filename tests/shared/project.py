@@ -104,7 +104,7 @@ class Project:
             text=True,
             env=_environment(),
             check=False,
-            timeout=300,
+            timeout=1200,
         )
 
     def json(self, *words: str) -> Any:

@@ -366,7 +366,7 @@ def test_two_damaged_keyrings_are_an_error_and_not_a_new_store(root: Path) -> No
 
 
 def test_those_who_begin_a_store_at_once_lose_nothing(root: Path) -> None:
-    barrier = threading.Barrier(3, timeout=20)
+    barrier = threading.Barrier(3, timeout=300)
 
     class Together(FolderObjects):
         """Nobody writes a key before everybody has seen that there is none."""

@@ -113,7 +113,7 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(monkeypatch: pytest.M
     refused(lambda: read_key(f"command:{script}"), "within")
     with suppress(psutil.NoSuchProcess, FileNotFoundError, ValueError):  # the last two: it had not even begun
         started = psutil.Process(int((tmp_path / "pid").read_text()))
-        for _ in range(500):
+        for _ in range(30_000):
             if started.status() == psutil.STATUS_ZOMBIE:
                 return
             time.sleep(0.01)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 KINDS = ["buyers", "buyers/2", "buyers/3", "network", "tracked", "failed"]
 DESK, TABLET, PHONE = 1200, 768, 375
+PATIENCE = 300_000  # milliseconds: a browser begins from a cold disk, too
 
 BOXES = """(selector) => [...document.querySelectorAll(selector)]
     .filter(each => each.getClientRects().length)
@@ -54,7 +55,7 @@ def browser() -> Iterator[Browser]:
             pytest.fail(why)
         pytest.skip(why)
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=PATIENCE)
         yield opened
         opened.close()
 
@@ -70,6 +71,7 @@ def show(browser: Browser, year: Any, tmp_path: Path) -> Iterator[Callable[..., 
         file.write_text(render(shown))
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page, asked, said = context.new_page(), [], []
         page.on("request", lambda request: asked.append(request.url))
