@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -429,25 +428,24 @@ from velodrome.control import backups
 from velodrome.store.backup import open_backups
 from velodrome.store.workspace import open_folder
 
-verb, root, where = sys.argv[1:]
+verb, root, where, moment, chaos = sys.argv[1:]
+sys.path.append(chaos)
+from harm import Moments
+
 with open_folder(Path(root)) as ws:
     place = open_backups(where, new=verb == "back_up")
-    print("ready", flush=True)
+    Moments(int(moment))
     getattr(backups, verb)(ws, place)
 """
 
 
-def killed_after(verb: str, root: Path, where: Path, seconds: float) -> bool:
-    """Start a process that backs up or restores, and kill it; whether it ended by itself before."""
-    command = [sys.executable, "-c", PROGRAM, verb, str(root), str(where)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert process.stdout is not None
-    with process.stdout as answers:
-        assert answers.readline() == b"ready\n"
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() in (0, -signal.SIGKILL)
-    return process.returncode == 0
+def killed_at(verb: str, root: Path, where: Path, moment: int) -> bool:
+    """Start a process that backs up or restores, and dies at that change of a file or statement; whether it ended before."""
+    chaos = str(Path(__file__).parents[1] / "chaos")
+    command = [sys.executable, "-c", PROGRAM, verb, str(root), str(where), str(moment), chaos]
+    code = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode
+    assert code in (0, -signal.SIGKILL)
+    return code == 0
 
 
 def test_a_backup_and_a_restore_that_are_killed_again_and_again_end_as_if_they_had_not_been(
@@ -460,11 +458,11 @@ def test_a_backup_and_a_restore_that_are_killed_again_and_again_end_as_if_they_h
     for verb, root in (("back_up", ws.root), ("restore", tmp_path / "other")):
         root.mkdir(exist_ok=True)
         for number in count():
-            done = killed_after(verb, root, where, seconds=0.02 * 2.0**number)
+            done = killed_at(verb, root, where, 4**number)
             ends[verb] += 1
             if verb == "back_up":
                 place = open_backups(str(where))
-                assert known <= len(place.ids()) <= known + 1  # a kill may come after the end, whatever the exit code
+                assert known <= len(place.ids()) <= known + 1  # it may die after its last change
                 assert place.ids() or not done
                 known = len(place.ids())
                 for id_ in place.ids():

@@ -13,7 +13,18 @@ from velodrome.store.workspace import open_folder
 
 pytestmark = pytest.mark.slow
 
-LONG_EPOCHS = RECIPE.replace("every=5", "every=0").replace("batch=64", "batch=4").replace("refit=True", "refit=False")
+LONG_EPOCHS = "import itertools, pathlib, time\n" + RECIPE.replace("every=5", "every=0").replace(
+    "batch=64", "batch=4"
+).replace("refit=True", "refit=False").replace(
+    "class Network",
+    "CALLS = itertools.count()\n\n\nclass Network",
+).replace(
+    "        return self.layers(",
+    "        if self.training and next(CALLS) > 5000 and not pathlib.Path('again').exists():\n"
+    "            time.sleep(0.01)\n"
+    "        return self.layers(",
+)
+"""An epoch has 4,500 steps; the second one is slow until it is killed in its middle."""
 
 
 def test_every_second_of_a_killed_and_resumed_run_is_told_once(make_project: Callable[..., Project]) -> None:
@@ -23,6 +34,7 @@ def test_every_second_of_a_killed_and_resumed_run_is_told_once(make_project: Cal
         time.sleep(0.02)
     process.kill()
     process.communicate()
+    (project.folder / "again").touch()
     run = project.json("run", "recipe.py")["run"]
     details, told = _told(project, run)
     first, second = details.attempts
