@@ -1,13 +1,17 @@
 """What every test may use: golden files, and hypothesis without a deadline (a slow machine is not a failing test)."""
 
+import functools
 import gc
 import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
-settings.register_profile("velodrome", parent=settings(), deadline=None, print_blob=True)
+settings.register_profile(
+    "velodrome", parent=settings(), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("velodrome")
 
 pytest_plugins = ["counting", "servers"]  # of tests/shared
@@ -28,7 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: collecting garbage need not go through it again and again, a sixth of all the time."""
+    """What was imported stays: collecting garbage need not go through it again and again, a sixth of all the time.
+
+    Nor do examples depend on what is imported from now on, which another order of tests changes: Hypothesis draws some from
+    the constants in our modules.
+    """
+    providers._get_local_constants = functools.cache(providers._get_local_constants)
+    providers._get_local_constants()
     gc.collect()
     gc.freeze()
 

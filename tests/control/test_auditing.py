@@ -140,7 +140,7 @@ _WRITE = st.one_of(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(writes=st.lists(_WRITE, max_size=25))
 def test_whatever_happens_to_a_healthy_ledger_it_verifies(
     tmp_path_factory: pytest.TempPathFactory, writes: list[Any]
@@ -306,7 +306,7 @@ def assert_found(ws: Workspace, kept: Anchored, change: Change) -> bool:
 
 
 @given(data=st.data())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_change_of_any_column_is_found_and_named(
     tmp_path_factory: pytest.TempPathFactory, prepared_ledger: Path, data: st.DataObject
 ) -> None:

@@ -40,7 +40,7 @@ def nothing() -> Prepared:
     raise AssertionError("the layout is there: nothing is to be produced")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25)
 @given(
     rows=st.integers(0, 20),
     fields=st.lists(st.sampled_from(FIELDS), unique=True).map(tuple),

@@ -241,7 +241,7 @@ def test_code_that_is_gone_has_its_digest_for_a_name(ws: Workspace, versions: li
 _EDGES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=25)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(pairs=_EDGES, begin=st.integers(0, 9), depth=st.none() | st.integers(1, 4))
 def test_a_walk_is_what_a_search_by_hand_finds(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[int, int]], begin: int, depth: int | None

@@ -62,7 +62,7 @@ def test_what_was_logged_is_read_bit_by_bit(ws: Workspace) -> None:
     assert [step for step, _ in curve(ws, "r", "validation_loss")] == [1, 3, 5]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_a_resumed_history_is_the_uninterrupted_one(ws: Workspace, data: st.DataObject) -> None:
     """Against a model: the training always logs f(step), is killed anywhere, and goes on from an earlier checkpoint."""

@@ -135,7 +135,7 @@ def test_facts_that_are_wrong_are_settled(ws: Workspace) -> None:
     assert not settle_facts(ws, "r")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_facts_are_what_the_history_says_after_every_act(ws: Workspace, data: st.DataObject) -> None:
     """Attempts that restore any step, or none, log any steps of some series in any portions, and are killed."""

@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
         open_spool(tmp_path / "spool" / "a", make=True)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(acts=st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 60), st.none())))
 def test_whatever_is_done_it_is_a_queue(path: Path, acts: list[bytes | int | None]) -> None:
     """Against a list: bytes are appended, a number is how much is read and forgotten, None opens the spool again."""
