@@ -135,7 +135,7 @@ CRAFTED: dict[str, tuple[Callable[[Tensors, Facts], None], str]] = {
     "another network": (_with(WEIGHT, lambda old: old[:, :3]), f"{WEIGHT} ((16, 3) for (16, 6))"),
     "another precision": (_with(WEIGHT, torch.Tensor.half), f"{WEIGHT} (torch.float16 for torch.float32)"),
     "another order": (_with("order", lambda old: "0" * 64), "order (of other rows, batches or seed)"),
-    "another format": (_with("format", lambda old: 2), "in a format that this version does not read"),
+    "another format": (_with("format", lambda old: 3), "in a format that this version does not read"),
     "memory with more": (_with("memory.mood", lambda old: "good"), "memory (mood)"),
     "memory with less": (_forgetful, "memory (waited)"),
     "memory of another type": (_with("memory.waited", lambda old: "long"), "memory ("),

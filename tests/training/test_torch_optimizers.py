@@ -139,6 +139,23 @@ def test_a_parameter_without_a_shape_is_named() -> None:
     assert "size of its input" in str(caught.value)
 
 
+def test_a_complex_parameter_is_named() -> None:
+    module = _network()
+    module.turned = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    with pytest.raises(TrainingError, match="'turned' is complex") as caught:
+        make_stepper(SGD(), module)
+    assert "view_as_complex" in str(caught.value)
+
+
+def test_an_expanded_parameter_is_named() -> None:
+    """A kernel would write beyond its memory."""
+    module = _network()
+    module.scales = torch.nn.Parameter(torch.ones(1).expand(4))
+    with pytest.raises(TrainingError, match="'scales' is expanded") as caught:
+        make_stepper(AdamW(), module)
+    assert "clone()" in str(caught.value)
+
+
 def test_a_pattern_that_matches_nothing_is_named() -> None:
     with pytest.raises(TrainingError, match=r"matches 'boby\.\*'"):
         make_stepper(AdamW(), _network(), [Rate("boby.*", 0.1)])

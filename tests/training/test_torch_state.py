@@ -118,13 +118,23 @@ def test_what_is_added_is_refused_by_name(group: str) -> None:
     assert f"{group}/another (unknown here)" in str(caught.value)
 
 
+def test_without_its_average_it_begins_anew_with_the_weights_that_were_restored() -> None:
+    tensors, facts = saved(stepped(training(1)))
+    without = {name: tensor for name, tensor in tensors.items() if not name.startswith("ema/")}
+    state = training(2)
+    assert state.restore(without, facts, FACTS, allow_missing=["ema"]) == ("ema",)
+    assert state.average is not None
+    for parameter, averaged in zip(state.stepper.parameters, state.average.tensors, strict=True):
+        assert torch.equal(averaged, parameter)
+
+
 def test_a_format_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_state, "_FORMAT", 2)
+    monkeypatch.setattr(torch_state, "_FORMAT", 3)
     data = bytes(StateCopy(training()).taken(FACTS)())
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="a format that this version does not read") as caught:
         decode_state(data)
-    assert caught.value.received == "format 2, this version reads 1"
+    assert caught.value.received == "format 3, this version reads 1 and 2"
 
 
 def wider(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> str:

@@ -126,7 +126,7 @@ class _Training:
     def repeat(self, begin: int, steps: int) -> None:
         """Do steps again from the checkpoint after step `begin`, and save nothing."""
         self.checkpointer.close()
-        memory = self._put_back(self._saved(begin))
+        memory = self._without_diverged(self._put_back(self._saved(begin)))
         until = min(begin + steps, self.plan.stop_at)
         with self.work.ws.progress.task("repeat", steps) as task:
             plan = msgspec.structs.replace(self.plan, stop_at=until)
@@ -226,13 +226,17 @@ class _Training:
     def _restored(self) -> Memory:
         work, found = self.work, self._newest()
         if found is None:
-            return Memory(passed_over=work.passed_over)
+            return self._without_diverged(Memory())
         step = found[0].step
         memory = self._put_back(found[1])
         redone = resumed(work.ws, work.run, attempt=work.attempt, step=step)
         work.watch.redo(redone > 0)
         self._new_after = step + redone
-        return msgspec.structs.replace(memory, step=step, passed_over=(*memory.passed_over, *work.passed_over))
+        return self._without_diverged(msgspec.structs.replace(memory, step=step))
+
+    def _without_diverged(self, memory: Memory) -> Memory:
+        passed_over = tuple(sorted({*memory.passed_over, *self.work.passed_over}))
+        return msgspec.structs.replace(memory, passed_over=passed_over)
 
     def _newest(self) -> tuple[Checkpoint, tuple[dict[str, torch.Tensor], dict[str, Any]]] | None:
         """The newest checkpoint that verifies and does not rest on damaged best weights, decoded. Best weights that were

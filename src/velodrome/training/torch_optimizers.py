@@ -16,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from velodrome.core.errors import TrainingError
 from velodrome.training.learners import EMA, SGD, AdamW, Freeze, Rate
+from velodrome.training.torch_module import repeats_memory
 
 __all__ = ["Average", "Freezer", "Stepper", "TorchStepper", "make_stepper"]
 
@@ -186,7 +187,7 @@ def make_stepper(settings: AdamW | SGD, module: torch.nn.Module, rates: Sequence
     """The optimiser over all parameters that are to be trained.
 
     Raises:
-        TrainingError: there is none, one has no shape yet, or a pattern of `rates` matches none.
+        TrainingError: there is none, one has no shape yet, is complex or repeats its memory, or a pattern of `rates` matches none.
     """
     lazy = [name for name, each in module.named_parameters() if isinstance(each, UninitializedParameter)]
     if lazy:
@@ -198,6 +199,7 @@ def make_stepper(settings: AdamW | SGD, module: torch.nn.Module, rates: Sequence
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not named:
         raise TrainingError("the network has no parameter to train", remedy="give it layers, or leave requires_grad on")
+    _require_movable(named)
     _require_matches([rate.pattern for rate in rates], [name for name, _ in named])
     groups: dict[float, _Group] = {}
     for index, (name, parameter) in enumerate(named):
@@ -207,6 +209,23 @@ def make_stepper(settings: AdamW | SGD, module: torch.nn.Module, rates: Sequence
         group.indices.append(index)
     made = [*groups.values()]
     return _FusedSGD(settings, made) if isinstance(settings, SGD) else _FusedAdamW(settings, made)
+
+
+def _require_movable(named: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
+    """Refuse what the fused kernels do not take, or would write beyond."""
+    for name, parameter in named:
+        if parameter.is_complex():
+            raise TrainingError(
+                f"the parameter {name!r} is complex; only real ones are trained",
+                received=parameter.dtype,
+                remedy="keep it as pairs of real numbers, (..., 2), and take torch.view_as_complex of it in forward",
+            )
+        if repeats_memory(parameter):
+            raise TrainingError(
+                f"the parameter {name!r} is expanded: several of its elements are one number in memory",
+                received=f"shape {tuple(parameter.shape)}, strides {parameter.stride()}",
+                remedy="make it of a tensor's clone(), or keep the one number as the parameter and expand it in forward",
+            )
 
 
 class Freezer:
@@ -253,6 +272,14 @@ class Average:
 
     def state(self) -> dict[str, torch.Tensor]:
         return {str(index): tensor for index, tensor in enumerate(self.tensors)}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Put a state back; without one the average begins anew with the parameters as they are."""
+        with torch.no_grad():
+            for name, parameter, tensor in zip(
+                map(str, range(len(self.tensors))), self._parameters, self.tensors, strict=True
+            ):
+                tensor.copy_(state.get(name, parameter))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -1,9 +1,10 @@
 """Everything that a step of training depends on, as tensors and facts, and back: what a checkpoint holds.
 
-The inventory: `model/` (parameters and buffers), `optimizer/`, `ema/`, `rng/` (torch, numpy, Python, CUDA) as tensors; the
-loop's memory (step, early stopping, plateau, scaler, batches passed over, sample ledger) and the digest of the order of rows
-as facts. Schedule, freezing, curriculum, augmentation and dropout are functions of seed and step and need no state. Restoring
-looks at all of it before the first tensor is touched: what is missing, extra or of another shape or type is refused by name.
+The inventory: `model/` (parameters and buffers), `buffer/` (those that `state_dict` leaves out), `optimizer/`, `ema/`, `rng/`
+(torch, numpy, Python, CUDA) as tensors; the loop's memory (step, early stopping, plateau, scaler, batches passed over, sample
+ledger) and the digest of the order of rows as facts. Schedule, freezing, curriculum, augmentation and dropout are functions of
+seed and step and need no state. Restoring looks at all of it before the first tensor is touched: what is missing, extra, tied
+otherwise or of another shape or type is refused by name.
 
 The encoded form is one safetensors file: each storage once, with an alias map for tied weights, the facts as JSON in its header.
 A copy is made into the very bytes of that file, in a buffer that is used again and again: training waits for one pass over
@@ -23,24 +24,16 @@ import torch
 from velodrome.core.digest import Digest, Hasher
 from velodrome.core.errors import IntegrityError, TrainingError
 from velodrome.models.torch import unique_tensors
+from velodrome.training.torch_module import DTYPES, fill, held, is_open, other_ties, require_savable
 from velodrome.training.torch_optimizers import Average, Stepper
 from velodrome.training.work import ITEMS
 
 __all__ = ["State", "StateCopy", "decode_state", "digest_weights", "restore_weights"]
 
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_FORMAT = 1
+_FORMAT, _FIRST = 2, 1
+"""Since format 2 buffers that `state_dict` leaves out are there."""
+
+_OF_MODULE = ("model", "buffer")
 _SPARE = 4096
 _LARGE = 1 << 16
 
@@ -50,14 +43,18 @@ class State:
 
     Args:
         average: of the weights, where one is kept.
+
+    Raises:
+        TrainingError: the module has a buffer or a state of its own that a checkpoint could not hold.
     """
 
     def __init__(self, module: torch.nn.Module, stepper: Stepper, average: Average | None = None) -> None:
+        require_savable(module)
         self.module, self.stepper, self.average = module, stepper, average
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by name; those of module, optimiser and average are not copied."""
-        named = {f"model/{name}": tensor.detach() for name, tensor in self.module.state_dict(keep_vars=True).items()}
+        named = held(self.module)
         named |= {f"optimizer/{name}": tensor for name, tensor in self.stepper.state().items()}
         if self.average:
             named |= {f"ema/{name}": tensor for name, tensor in self.average.state().items()}
@@ -89,10 +86,9 @@ class State:
         """
         own = self.tensors()
         lost = self._compare(own, tensors, facts, expected, allow_missing)
-        with torch.no_grad():
-            for name, tensor in own.items():
-                if name in tensors and name.partition("/")[0] in ("model", "ema"):
-                    tensor.copy_(tensors[name])
+        fill(self.module, {name: tensor for name, tensor in tensors.items() if _item(name) in _OF_MODULE})
+        if self.average:
+            self.average.load(_below("ema", tensors))
         if "optimizer" not in lost:
             self.stepper.load(_below("optimizer", tensors))
         _restore_random(tensors)
@@ -112,12 +108,9 @@ class State:
             wrong[name] = None if name in facts else "missing"
         if facts.get("order") != expected.get("order") and wrong["order"] is None:
             wrong["order"] = "of other rows, batches or seed"
-        lazily = not _below("optimizer", own)  # an optimiser of one's own makes its state at its first step
-        found = {
-            name: problem
-            for name, problem in wrong.items()
-            if problem and not (lazily and name.startswith("optimizer/") and problem == "unknown here")
-        }
+        wrong |= {name: ties for name, ties in other_ties(self.module, saved).items() if wrong[name] is None}
+        lazily = not _below("optimizer", own)
+        found = {name: each for name, each in wrong.items() if each and not self._is_fine(name, each, lazily, facts)}
         lost = {_item(name) for name, problem in found.items() if problem == "missing"} & set(allow_missing)
         refused = {name: problem for name, problem in found.items() if _item(name) not in lost}
         if refused:
@@ -128,6 +121,15 @@ class State:
                 remedy="restore into what was saved, start anew with --fresh, or accept a loss with --allow-missing ITEM",
             )
         return tuple(item for item in ITEMS if item in lost)
+
+    def _is_fine(self, name: str, problem: str, lazily: bool, facts: Mapping[str, Any]) -> bool:
+        """Whether what differs is no loss: state that an optimiser of one's own makes at its first step, a buffer that a
+        forward makes, and one that an earlier format did not hold."""
+        if name.startswith("optimizer/"):
+            return lazily and problem == "unknown here"
+        if problem == "missing":
+            return name.startswith("buffer/") and facts.get("format") == _FIRST
+        return is_open(self.module, name)
 
 
 class StateCopy:
@@ -162,7 +164,7 @@ class StateCopy:
         for name, tensor in sorted(tensors.items(), key=_place):
             size = tensor.numel() * tensor.element_size()
             header[name] = {
-                "dtype": _DTYPES[tensor.dtype],
+                "dtype": DTYPES[tensor.dtype],
                 "shape": list(tensor.shape),
                 "data_offsets": [offset, offset + size],
             }
@@ -194,7 +196,7 @@ def decode_state(data: bytes | memoryview) -> tuple[dict[str, torch.Tensor], dic
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         facts: dict[str, Any] = msgspec.json.decode(msgspec.json.decode(data[8 : 8 + length])["__metadata__"]["facts"])
-        _require_format(facts.pop("format", _FORMAT))
+        _require_format(facts.setdefault("format", _FIRST))
         for name, original in facts.pop("aliases").items():
             tensors[name] = tensors[original]
     except (safetensors.SafetensorError, msgspec.DecodeError, KeyError, AttributeError, TypeError, ValueError) as error:
@@ -206,10 +208,10 @@ def decode_state(data: bytes | memoryview) -> tuple[dict[str, torch.Tensor], dic
 
 
 def _require_format(format_: object) -> None:
-    if format_ != _FORMAT:
+    if format_ not in (_FIRST, _FORMAT):
         raise TrainingError(
             "the checkpoint is in a format that this version does not read",
-            received=f"format {format_}, this version reads {_FORMAT}",
+            received=f"format {format_}, this version reads {_FIRST} and {_FORMAT}",
             remedy="go on with the version of velodrome that wrote it, or start anew with --fresh",
         )
 
@@ -222,20 +224,16 @@ def restore_weights(
     Raises:
         TrainingError: the state belongs to another module; the first name that differs is given.
     """
-    own = module.state_dict(keep_vars=True)
-    saved = _below("model", tensors)
+    own, saved = held(module), {name: tensor for name, tensor in tensors.items() if _item(name) in _OF_MODULE}
     for name in sorted(own.keys() | saved.keys()):
         problem = _difference(own.get(name), saved.get(name))
-        if problem:
+        if problem and name.startswith("model/") and not is_open(module, name):
             raise TrainingError(
                 f"the checkpoint and the module differ in {name!r}: {problem}", remedy="start anew with --fresh"
             )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
-        if average:
-            for name, tensor in average.state().items():
-                tensor.copy_(tensors[f"ema/{name}"])
+    fill(module, saved)
+    if average:
+        average.load(_below("ema", tensors))
 
 
 def digest_weights(module: torch.nn.Module) -> Digest:

@@ -22,7 +22,7 @@ from velodrome.training.learners import Learner
 
 __all__ = ["ITEMS", "Fitted", "Histories", "RollBack", "Unrecorded", "Work", "require_items"]
 
-ITEMS = ("model", "optimizer", "ema", "rng/torch", "rng/numpy", "rng/python", "rng/cuda", "memory", "order")
+ITEMS = ("model", "buffer", "optimizer", "ema", "rng/torch", "rng/numpy", "rng/python", "rng/cuda", "memory", "order")
 """What a checkpoint is made of, by the names under which `allow_missing` knows it."""
 
 
