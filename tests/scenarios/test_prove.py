@@ -47,6 +47,49 @@ def test_steps_that_came_out_differently_are_named(project: Project) -> None:
     assert "differ" in project.error("runs", "reproduce", run["id"])["received"]
 
 
+DIVERGES = """
+
+def step(module, inputs, target):
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(module(**inputs), target.float())
+    return loss * float("nan") if module.training and float(inputs["age"][0]) > 1.3 else loss
+"""
+
+
+@pytest.mark.parametrize("then", ["skip", "roll back"])
+def test_steps_after_a_checkpoint_are_proven_though_some_of_them_diverged(
+    make_project: Callable[..., Project], then: str
+) -> None:
+    """A checkpoint of before does not know yet which batches the run went on without; a proof leaves no trace in its history."""
+    project = make_project(epochs=4)
+    with (project.folder / "velodrome.toml").open("a") as settings:
+        settings.write("keep_checkpoints = 50\n")
+    head, recipe = (project.folder / "recipe.py").read_text().split("recipe = vd.Recipe(")
+    recipe = recipe.replace("learner=vd.Torch(", f"learner=vd.Torch(step=step, on_divergence={then!r},")
+    project.write("recipe.py", head + DIVERGES + "\n\nrecipe = vd.Recipe(" + recipe)
+    assert project.call("run", "recipe.py").returncode in (0, 8)
+    run = next(each["id"] for each in _runs(project) if each["type"] == "train")
+    with open_folder(project.folder) as ws:
+        diverged = {event.body["step"] for event in ws.ledger.events(f"run:{run}") if event.type == "run.diverged"}
+        told = ws.ledger.events(f"run:{run}")
+        first = checkpoints_of(ws, run)[0].step
+    assert any(step > first + 1 for step in diverged)
+    proof = project.json("runs", "prove", run, "--checkpoint", str(first), "--steps", "100")
+    assert proof["differs"] is None
+    assert proof["steps"] >= max(diverged) - first
+    with open_folder(project.folder) as ws:
+        assert ws.ledger.events(f"run:{run}") == told
+
+
+def test_what_would_prove_nothing_is_no_proof(project: Project) -> None:
+    run = project.json("run", "recipe.py")["run"]
+    assert "1 step or more" in project.error("runs", "prove", run, "--steps", "0")["problem"]
+    with open_folder(project.folder) as ws:
+        last = checkpoints_of(ws, run)[-1].step
+    error = project.error("runs", "prove", run, "--checkpoint", str(last))
+    assert "no such checkpoint that a step follows" in error["problem"]
+    assert f" {last}" not in error["remedy"]
+
+
 def test_another_environment_is_named(make_project: Callable[..., Project]) -> None:
     project = make_project()
     done = project.json("run", "recipe.py")

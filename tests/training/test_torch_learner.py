@@ -12,7 +12,7 @@ from digits import Digits, Network, network, pictures, with_dropout
 
 import velodrome as vd
 from velodrome.control.training import train
-from velodrome.core.errors import OutOfMemory, TrainingError
+from velodrome.core.errors import Diverged, OutOfMemory, TrainingError
 from velodrome.registry.search import list_runs
 from velodrome.store.ledger import Append, Put, digest_record
 from velodrome.training.checkpoints import checkpoints_of
@@ -68,6 +68,17 @@ def test_half_precision_is_near_and_leaves_the_weights_whole(digits: Digits, pre
     assert types == {torch.float32, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     assert half.weights != plain.weights
     assert half.validation[12] == pytest.approx(plain.validation[12], rel=0.05)
+
+
+def test_a_run_rolls_back_ten_times_and_then_it_has_diverged(digits: Digits) -> None:
+    def step(module: torch.nn.Module, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        loss = torch.nn.functional.cross_entropy(module(**inputs), target)
+        return loss * float("nan") if module.training else loss
+
+    with pytest.raises(Diverged, match="step 11 has a loss .* after 10 others") as caught:
+        digits.train(step=step, on_divergence="roll back")
+    assert type(caught.value) is Diverged
+    assert "gradient norm nan" in str(caught.value.received)
 
 
 def test_deterministic_refuses_what_torch_cannot_repeat_and_only_during_the_run(digits: Digits) -> None:

@@ -130,7 +130,8 @@ def prove(
         raise IntegrityError(
             f"step {proof.differs} of {proof.run} came out differently",
             received=f"then {proof.then}, now {proof.now}",
-            remedy="another environment explains it; if that is the same, look at: velodrome runs reproduce",
+            remedy="another environment explains it, or memory that ran out (velodrome runs show); else a step draws from what no "
+            "seed names, or the network keeps something outside of its parameters and buffers: docs/resume.md",
         )
 
 

@@ -8,6 +8,7 @@ only on request.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -83,8 +84,11 @@ def prove(ws: Workspace, reference: str, *, steps: int = 20, checkpoint: int | N
         checkpoint: the step of the checkpoint to begin from; None: the oldest that is kept and is followed by a step.
 
     Raises:
-        NotFound: no such run, or no checkpoint. ConfigurationError: the run's record does not lead to a recipe.
+        NotFound: no such run, no checkpoint, or none that a step follows. ConfigurationError: no steps are asked for, or the run's
+            record does not lead to a recipe.
     """
+    if steps < 1:
+        raise ConfigurationError("a proof is of 1 step or more", received=steps, remedy="for example --steps 20")
     run = get_run(ws, reference)
     before = {
         name: dict(zip(each.steps.tolist(), each.values.tolist(), strict=True)) for name, each in _values(ws, run)
@@ -92,7 +96,8 @@ def prove(ws: Workspace, reference: str, *, steps: int = 20, checkpoint: int | N
     begin = _chosen(ws, run, checkpoint, max(before.get("loss", {0: 0.0})))
     with recorded(ws, run) as assignment:
         watch, kept = Stopwatch(ws.clock.monotonic), Unrecorded()
-        work = assignment.work(assignment.rows(), 0, kept, watch)
+        assignment = replace(assignment, passed_over=_rolled_back(ws, run))
+        work = replace(assignment.work(assignment.rows(), 0, kept, watch), tell=_forget)
         load(f"learner:{learner_kind(work.learner)}").repeat(work, begin.step, steps)
     differs = _first_difference(kept.values, before)
     return Proof(
@@ -147,16 +152,26 @@ def reproduce(ws: Workspace, reference: str, *, anyway: bool = False) -> Reprodu
 
 
 def _chosen(ws: Workspace, run: Run, step: int | None, last: int) -> Checkpoint:
-    known = checkpoints_of(ws, run.id)
-    found = [each for each in known if (each.step == step if step is not None else each.step < last)]
+    known = [each for each in checkpoints_of(ws, run.id) if each.step < last]
+    found = [each for each in known if step is None or each.step == step]
     if not found:
         steps = ", ".join(str(each.step) for each in known)
         raise NotFound(
-            f"the run {run.id} has no {'such checkpoint' if step is not None else 'checkpoint that a step follows'}",
+            f"the run {run.id} has no {'checkpoint' if step is None else 'such checkpoint'} that a step follows",
             received=step,
-            remedy=f"kept are those of steps {steps}" if steps else "none is kept: reproduce the whole run instead",
+            remedy=f"there are those of steps {steps}" if steps else "none is kept: reproduce the whole run instead",
         )
     return found[0]
+
+
+def _forget(type_: str, body: dict[str, Any]) -> None:
+    """What a proof goes through is no part of the run's history."""
+
+
+def _rolled_back(ws: Workspace, run: Run) -> tuple[int, ...]:
+    """The steps (from 0) whose batches the run went back for and did without; a checkpoint of before does not know them."""
+    told = [event.body for event in ws.ledger.events(f"run:{run.id}") if event.type == "run.diverged"]
+    return tuple(sorted({body["step"] - 1 for body in told if body["then"] == "roll back"}))
 
 
 def _values(ws: Workspace, run: Run) -> list[tuple[str, Any]]:

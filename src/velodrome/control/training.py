@@ -105,7 +105,11 @@ def train(
         except RollBack as wanted:
             if len(assignment.passed_over) == _ROLLBACKS:
                 fail(ws, run.id, Diverged.__name__, wanted.problem)
-                raise
+                raise Diverged(
+                    f"{wanted.problem}, after {_ROLLBACKS} others that the run rolled back for",
+                    received=wanted.received,
+                    remedy=wanted.remedy,
+                ) from wanted
             assignment = replace(assignment, passed_over=(*assignment.passed_over, wanted.step))
 
 
