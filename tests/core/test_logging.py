@@ -27,6 +27,18 @@ def test_a_line_is_json_and_carries_the_ids_of_its_context() -> None:
     assert "run" not in second
 
 
+def test_where_nobody_configured_logs_only_warnings_and_errors_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake in a script is no reason for pages of it."""
+    logger().debug("run.own_code_failed")
+    logger().info("run.began")
+    assert capsys.readouterr() == ("", "")
+    with bind(run="01abc"):
+        logger().warning("run.stalled")
+    shown = "".join(capsys.readouterr())
+    assert "run.stalled" in shown
+    assert "01abc" in shown
+
+
 def test_lines_go_to_what_is_standard_error_when_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     closed, present = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", closed)

@@ -35,8 +35,13 @@ def configure_logging(level: str = "warning", stream: TextIO | None = None) -> N
 
 
 def logger() -> Any:
-    """The logger of the present context; `logger().info("checkpoint.saved", step=100)`."""
-    return structlog.get_logger()
+    """The logger of the present context; `logger().info("checkpoint.saved", step=100)`.
+
+    Where nobody configured logs, as in a script or notebook, warnings and errors are shown as structlog shows them.
+    """
+    if structlog.is_configured():
+        return structlog.get_logger()
+    return structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(_LEVELS["warning"]))
 
 
 @contextmanager
