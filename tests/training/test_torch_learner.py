@@ -75,7 +75,7 @@ def test_a_run_rolls_back_ten_times_and_then_it_has_diverged(digits: Digits) -> 
         loss = torch.nn.functional.cross_entropy(module(**inputs), target)
         return loss * float("nan") if module.training else loss
 
-    with pytest.raises(Diverged, match="step 11 has a loss .* after 10 others") as caught:
+    with pytest.raises(Diverged, match=r"step 11 has a loss .* after 10 others") as caught:
         digits.train(step=step, on_divergence="roll back")
     assert type(caught.value) is Diverged
     assert "gradient norm nan" in str(caught.value.received)

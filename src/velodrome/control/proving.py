@@ -96,8 +96,8 @@ def prove(ws: Workspace, reference: str, *, steps: int = 20, checkpoint: int | N
     begin = _chosen(ws, run, checkpoint, max(before.get("loss", {0: 0.0})))
     with recorded(ws, run) as assignment:
         watch, kept = Stopwatch(ws.clock.monotonic), Unrecorded()
-        assignment = replace(assignment, passed_over=_rolled_back(ws, run))
-        work = replace(assignment.work(assignment.rows(), 0, kept, watch), tell=_forget)
+        work = assignment.work(assignment.rows(), 0, kept, watch)
+        work = replace(work, passed_over=_rolled_back(ws, run), tell=_forget)
         load(f"learner:{learner_kind(work.learner)}").repeat(work, begin.step, steps)
     differs = _first_difference(kept.values, before)
     return Proof(

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from velodrome.core.errors import ConfigurationError
 from velodrome.core.logging import logger
-from velodrome.store.files import temporary_folder, write_atomic
+from velodrome.store.files import temporary_file, temporary_folder, write_atomic
 
 __all__ = ["profiled"]
 
@@ -21,10 +22,19 @@ def profiled(path: Path | None) -> Iterator[Callable[[], None]]:
     """During the block, `step()` after each step: steps 11 to 30 of this attempt are written to `path`, where it is given.
 
     A training that ends before leaves what there is by then.
+
+    Raises:
+        ConfigurationError, StorageError: no file can be written there; before the first step.
     """
     if path is None:
         yield lambda: None
         return
+    if path.is_dir():
+        raise ConfigurationError(
+            "a trace is a file", received=f"the folder {path}", remedy=f"--profile {path / 'trace.json'}"
+        )
+    with temporary_file(path.parent):  # so that a training does not end for what could be seen before
+        pass
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     written: list[int] = []
 
