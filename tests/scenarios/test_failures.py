@@ -109,7 +109,11 @@ MISTAKES: dict[str, tuple[Callable[[Project], None], str, str]] = {
         "'layers.0.weight' has no shape before the network is called",
         "size of its input",
     ),
-    "no epochs": (lambda project: _edited(project, ("epochs=3", "epochs=0")), "Torch.epochs is at least 1", "above 0"),
+    "no epochs": (
+        lambda project: _edited(project, ("epochs=3", "epochs=0")),
+        "Torch.epochs is at least 1",
+        "docs/training.md",
+    ),
 }
 
 

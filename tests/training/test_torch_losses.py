@@ -55,3 +55,9 @@ def test_an_output_of_another_shape_is_named(name: str, shape: tuple[int, ...]) 
     with pytest.raises(TrainingError, match="output has the shape") as caught:
         loss_function(name, CLASSES)(_drawn(*shape), torch.zeros(ROWS, dtype=torch.int64))
     assert str(shape) in str(caught.value)
+
+
+def test_numbers_have_no_classes_to_smooth_over() -> None:
+    for name in ("mse", "mae"):
+        with pytest.raises(TrainingError, match=f"the loss {name} has no classes"):
+            loss_function(name, 1, 0.1)

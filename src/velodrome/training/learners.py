@@ -3,6 +3,7 @@
 Values only; `core.extras` knows which module carries each one out.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -37,6 +38,25 @@ __all__ = [
 ]
 
 
+def _require(value: Value, name: str, holds: bool, what: str) -> None:
+    """Raises RecipeError, with the field's name and what it is, unless that holds."""
+    if not holds:
+        raise RecipeError(
+            f"{type(value).__name__}.{name} is {what}",
+            received=getattr(value, name),
+            remedy="what can be asked for: docs/training.md",
+        )
+
+
+def _require_warmup(value: Value, warmup: float) -> None:
+    _require(value, "warmup", 0.0 <= warmup <= 1.0, "a share of all steps, from 0 to 1")
+
+
+def _require_patience(value: Value, patience: int, minimum_change: float) -> None:
+    _require(value, "patience", patience >= 1, "at least 1")
+    _require(value, "minimum_change", 0.0 <= minimum_change < math.inf, "0 or more")
+
+
 class AdamW(Value, frozen=True, kw_only=True, tag="adamw"):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
@@ -44,6 +64,15 @@ class AdamW(Value, frozen=True, kw_only=True, tag="adamw"):
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "lr", 0.0 <= self.lr < math.inf, "0 or more")
+        _require(self, "weight_decay", 0.0 <= self.weight_decay < math.inf, "0 or more")
+        _require(
+            self, "betas", all(0.0 <= beta < 1.0 for beta in self.betas), "two numbers from 0 up to, not including, 1"
+        )
+        _require(self, "eps", 0.0 <= self.eps < math.inf, "0 or more")
 
 
 class SGD(Value, frozen=True, kw_only=True, tag="sgd"):
@@ -54,11 +83,21 @@ class SGD(Value, frozen=True, kw_only=True, tag="sgd"):
     weight_decay: float = 0.0
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lr", "momentum", "weight_decay"):
+            _require(self, name, 0.0 <= getattr(self, name) < math.inf, "0 or more")
+        _require(self, "nesterov", not self.nesterov or self.momentum > 0.0, "for a momentum above 0")
+
 
 class Constant(Value, frozen=True, kw_only=True, tag="constant"):
     """The optimiser's learning rate throughout, after a linear warm-up over the first `warmup` of all steps."""
 
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_warmup(self, self.warmup)
 
 
 class Linear(Value, frozen=True, kw_only=True, tag="linear"):
@@ -67,12 +106,22 @@ class Linear(Value, frozen=True, kw_only=True, tag="linear"):
     warmup: float = 0.0
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_warmup(self, self.warmup)
+        _require(self, "final", 0.0 <= self.final < math.inf, "0 or more")
+
 
 class Cosine(Value, frozen=True, kw_only=True, tag="cosine"):
     """From the optimiser's learning rate down to `final` of it, along half a cosine (Loshchilov and Hutter, 2017)."""
 
     warmup: float = 0.0
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_warmup(self, self.warmup)
+        _require(self, "final", 0.0 <= self.final < math.inf, "0 or more")
 
 
 class OneCycle(Value, frozen=True, kw_only=True, tag="one-cycle"):
@@ -83,6 +132,12 @@ class OneCycle(Value, frozen=True, kw_only=True, tag="one-cycle"):
     start: float = 25.0
     final: float = 250_000.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_warmup(self, self.warmup)
+        for name in ("start", "final"):
+            _require(self, name, 0.0 < getattr(self, name) < math.inf, "above 0")
+
 
 class StepDecay(Value, frozen=True, kw_only=True, tag="step-decay"):
     """Multiplied with `gamma` after every `epochs` epochs, after a linear warm-up over the first `warmup` of all steps."""
@@ -90,6 +145,12 @@ class StepDecay(Value, frozen=True, kw_only=True, tag="step-decay"):
     epochs: int
     gamma: float = 0.1
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_warmup(self, self.warmup)
+        _require(self, "epochs", self.epochs >= 1, "at least 1")
+        _require(self, "gamma", 0.0 < self.gamma < math.inf, "above 0")
 
 
 class Plateau(Value, frozen=True, kw_only=True, tag="plateau"):
@@ -100,6 +161,12 @@ class Plateau(Value, frozen=True, kw_only=True, tag="plateau"):
     patience: int = 2
     minimum_change: float = 0.0
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_warmup(self, self.warmup)
+        _require(self, "gamma", 0.0 < self.gamma < math.inf, "above 0")
+        _require_patience(self, self.patience, self.minimum_change)
 
 
 class EarlyStopping(Value, frozen=True, kw_only=True, tag="early-stopping"):
@@ -114,6 +181,11 @@ class EarlyStopping(Value, frozen=True, kw_only=True, tag="early-stopping"):
     minimum_change: float = 0.0
     smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_patience(self, self.patience, self.minimum_change)
+        _require(self, "smoothing", 0.0 <= self.smoothing < 1.0, "from 0 up to, not including, 1")
+
 
 class EMA(Value, frozen=True, kw_only=True, tag="ema"):
     """Evaluate and keep an exponential moving average of the weights (Polyak and Juditsky, 1992).
@@ -124,6 +196,10 @@ class EMA(Value, frozen=True, kw_only=True, tag="ema"):
 
     decay: float = 0.999
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "decay", 0.0 <= self.decay < 1.0, "from 0 up to, not including, 1")
+
 
 class Freeze(Value, frozen=True, tag="freeze"):
     """Parameters whose dotted name matches `pattern` (`*` for anything) are not trained before `until` steps are done;
@@ -132,6 +208,10 @@ class Freeze(Value, frozen=True, tag="freeze"):
     pattern: str
     until: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "until", self.until is None or self.until >= 0, "0 or more, or None")
+
 
 class Rate(Value, frozen=True, tag="rate"):
     """Parameters whose dotted name matches `pattern` (`*` for anything) learn at `scale` times the learning rate. The first
@@ -139,6 +219,10 @@ class Rate(Value, frozen=True, tag="rate"):
 
     pattern: str
     scale: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "scale", 0.0 <= self.scale < math.inf, "0 or more")
 
 
 class Checkpoints(Value, frozen=True, kw_only=True, tag="checkpoints"):
@@ -155,6 +239,19 @@ class Checkpoints(Value, frozen=True, kw_only=True, tag="checkpoints"):
     every: int = 0
     lose_at_most: str | None = None
     failures_every: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self, "every", self.every >= 0, "0 or more")
+        if self.lose_at_most is not None:
+            parse_duration(self.lose_at_most)
+        if self.failures_every not in (None, "auto"):
+            _require(
+                self,
+                "failures_every",
+                parse_duration(self.failures_every).total_seconds() > 0,
+                "above 0s, auto or None",
+            )
 
 
 Optimizer = AdamW | SGD
@@ -216,24 +313,15 @@ class Torch(Value, frozen=True, kw_only=True, tag="torch"):
         super().__post_init__()
         for name in ("epochs", "batch", "micro_batch"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RecipeError(
-                    f"Torch.{name} is at least 1", received=value, remedy="give it a whole number above 0"
-                )
-        for name, largest in (("label_smoothing", 1.0),):
-            if not 0.0 <= getattr(self, name) < largest:
-                raise RecipeError(
-                    f"Torch.{name} is from 0 up to, not including, {largest:g}",
-                    received=getattr(self, name),
-                    remedy="0 does without it",
-                )
-        if self.workers < 0:
-            raise RecipeError("Torch.workers is 0 or more", received=self.workers, remedy="0: no threads of their own")
+            _require(self, name, value is None or value >= 1, "at least 1")
+        _require(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "from 0 up to, not including, 1")
+        _require(self, "workers", self.workers >= 0, "0 or more")
         for name in ("clip", "clip_value"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise RecipeError(f"Torch.{name} is above 0, or None", received=value, remedy="None does without it")
-        parse_duration(self.stall)
+            _require(self, name, value is None or value > 0, "above 0, or None")
+        _require(self, "stall", parse_duration(self.stall).total_seconds() > 0, "above 0s")
+        smoothed = self.step is None or self.label_smoothing == 0.0
+        _require(self, "label_smoothing", smoothed, "for a loss by name; a step of one's own smooths its labels itself")
 
     @property
     def encoding(self) -> Literal["codes", "onehot"]:

@@ -46,15 +46,21 @@ def loss_function(
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The mean loss of (network's output, target).
 
-    Raises, when it is called:
-        TrainingError: the output's shape does not fit.
+    Raises:
+        TrainingError: labels that are numbers are to be smoothed; when it is called: the output's shape does not fit.
     """
+    if label_smoothing and _FITS[name] == {"regression"}:
+        raise TrainingError(
+            f"the loss {name} has no classes to smooth labels over",
+            received=f"label_smoothing={label_smoothing:g}",
+            remedy="leave label_smoothing out",
+        )
     if name == "cross_entropy":
         return lambda output, target: functional.cross_entropy(
             _shaped(output, (target.shape[0], classes)), target, label_smoothing=label_smoothing
         )
     loss = _COLUMN_LOSSES[name]
-    if label_smoothing and name == "bce":
+    if label_smoothing:
         return lambda output, target: loss(
             _column(output, target.shape[0]), target.to(output.dtype) * (1 - label_smoothing) + label_smoothing / 2
         )
