@@ -15,6 +15,7 @@ from velodrome.control.training import train
 from velodrome.core.errors import Diverged, OutOfMemory, TrainingError
 from velodrome.registry.search import list_runs
 from velodrome.store.ledger import Append, Put, digest_record
+from velodrome.training import torch_learner
 from velodrome.training.checkpoints import checkpoints_of
 
 LARGE = 1 << 60
@@ -155,6 +156,29 @@ def test_memory_that_runs_out_is_an_event_of_the_run_and_changes_nothing_else(di
     assert list(short.losses.values()) == pytest.approx(list(whole.losses.values()), rel=1e-4)
 
 
+class NowhereToGo(Network):
+    """A network that an accelerator has no room for."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total capacity of 1 MiB")
+
+
+def nowhere_to_go(inputs: list[dict[str, Any]]) -> torch.nn.Module:
+    return NowhereToGo()
+
+
+def test_memory_that_does_not_suffice_before_the_first_step_is_named(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither for the weights, nor for what an optimiser keeps of each."""
+    with pytest.raises(OutOfMemory, match="for the network, its optimiser and its average") as caught:
+        digits.train(nowhere_to_go)
+    assert caught.value.received == "CUDA out of memory. Tried to allocate 20.00 MiB."
+    monkeypatch.setattr(torch_learner, "make_stepper", lambda *_: torch.empty(LARGE))
+    with pytest.raises(OutOfMemory, match="for the network, its optimiser and its average"):
+        digits.train()
+
+
 def test_memory_that_runs_out_in_an_evaluation_takes_fewer_rows_at_once(digits: Digits) -> None:
     def greedy(module: torch.nn.Module, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         if len(target) > 20 and not module.training:
@@ -212,7 +236,7 @@ def _precise(inputs: list[dict[str, Any]]) -> torch.nn.Module:
         ({"optimizer": vd.SGD(lr=0.01)}, r"optimizer/0/exp_avg \(missing\)"),
         ({"ema": vd.EMA()}, r"ema/0 \(unknown here\)"),
         ({"seed": 1}, r"order \(of other rows, batches or seed\)"),
-        ({"format": 2}, "in a format that this version does not read"),
+        ({"format": 3}, "in a format that this version does not read"),
     ],
     ids=["model", "precision", "optimiser", "average", "rows", "version"],
 )
@@ -236,7 +260,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(digits: Digits, oth
     blob = checkpoints_of(digits.ws, donor.trained.run.id)[-1].blob
     if version:
         data = digits.ws.blobs.read(newest.blob)
-        blob = digits.ws.blobs.put(data.replace(b'\\"format\\":1', b'\\"format\\":%d' % version)).digest
+        blob = digits.ws.blobs.put(data.replace(b'\\"format\\":2', b'\\"format\\":%d' % version)).digest
     foreign = msgspec.structs.replace(newest, step=newest.step + 1, blob=blob)
     body = {"step": foreign.step, "checkpoint": digest_record(foreign)}
     digits.ws.commit(Put(foreign, run.id), Append(f"checkpoints:{run.id}", "checkpoint.saved", body))

@@ -301,8 +301,8 @@ def fit(work: Work) -> Fitted:
     learner = work.learner
     assert isinstance(learner, Torch)
     with _settings(learner):
-        module = _built(learner, work)
-        training = _Training(work, learner, module)
+        training = _made(work, learner)
+        module = training.module
         _require_sound(training, work)
         memory = training.run()
         chosen = memory.best_step if memory.best is not None else memory.step
@@ -336,8 +336,7 @@ def repeat(work: Work, begin: int, steps: int) -> None:
     learner = work.learner
     assert isinstance(learner, Torch)
     with _settings(learner):
-        training = _Training(work, learner, _built(learner, work))
-        training.repeat(begin, steps)
+        _made(work, learner).repeat(begin, steps)
 
 
 def trial(work: Work, lr: Callable[[int], float]) -> Generator[tuple[int, float], None, None]:
@@ -351,7 +350,7 @@ def trial(work: Work, lr: Callable[[int], float]) -> Generator[tuple[int, float]
     learner = work.learner
     assert isinstance(learner, Torch)
     with _settings(learner):
-        yield from _Training(work, learner, _built(learner, work)).trial(lr)
+        yield from _made(work, learner).trial(lr)
 
 
 @contextmanager
@@ -373,6 +372,22 @@ def _require_sound(training: _Training, work: Work) -> None:
     if idle:
         logger().warning("run.parameters_not_trained", run=work.run, names=idle[:20])
         work.tell("run.parameters-not-trained", {"names": idle[:100], "count": len(idle)})
+
+
+def _made(work: Work, learner: Torch) -> _Training:
+    """Everything that a training has in memory before its first step, which an accelerator may have no room for."""
+    try:
+        return _Training(work, learner, _built(learner, work))
+    except VelodromeError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            "memory does not suffice for the network, its optimiser and its average",
+            received=(str(error).splitlines() or [type(error).__name__])[0],
+            remedy="make the network smaller, or leave out what is kept for each weight (AdamW: two numbers, SGD: none, EMA: one)",
+        ) from error
 
 
 def _built(learner: Torch, work: Work) -> torch.nn.Module:
