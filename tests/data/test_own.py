@@ -3,6 +3,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,26 @@ def test_the_first_row_that_fails_alone_is_named() -> None:
     assert isinstance(e.value.__cause__, ValueError)
     assert data.asked[1:] == [[3, 17, 5, 17], [3], [17]]
     assert own.take([3, 5])[1].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: Path("/no/such/index").stat(), "FileNotFoundError"),
+        (lambda: -3, "ValueError: __len__() should return >= 0"),
+        (lambda: 2.5, "TypeError: 'float' object"),
+    ],
+)
+def test_a_length_that_fails_is_named(answer: Callable[[], Any], said: str) -> None:
+    class Counted(Made):
+        def __len__(self) -> int:
+            length: int = answer()
+            return length
+
+    with pytest.raises(SourceError, match="does not say how many rows it has") as caught:
+        OwnData(Counted(plain), "label")
+    assert said in caught.value.problem
+    assert caught.value.received == "Counted.__len__"
 
 
 def test_a_failure_of_the_batch_alone_is_said_to_be_that() -> None:

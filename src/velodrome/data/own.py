@@ -297,13 +297,19 @@ def _attempt(data: Rows, ids: NDArray[np.int64]) -> tuple[Any, Exception | None]
 
 
 def _length(data: Rows) -> int:
-    try:
-        rows = len(data)
-    except TypeError as error:
+    if not hasattr(type(data), "__len__"):
         raise DataError(
             "data of one's own has __len__ and __getitem__(ids)",
             received=type(data).__name__,
             remedy="give it both; a stream without a length cannot be shuffled or resumed",
+        )
+    try:
+        rows = len(data)
+    except Exception as error:
+        raise SourceError(
+            f"data of one's own does not say how many rows it has: {_said(error)}",
+            received=f"{type(data).__name__}.__len__",
+            remedy="mend that; it is called once, before any row is asked for",
         ) from error
     if rows < 1:
         raise DataError("data of one's own has no rows", received=f"{type(data).__name__} of length {rows}")
