@@ -1,6 +1,7 @@
 """A run proves itself: steps done again from a checkpoint, and all of it from its record alone."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -78,6 +79,23 @@ def test_steps_after_a_checkpoint_are_proven_though_some_of_them_diverged(
     assert proof["steps"] >= max(diverged) - first
     with open_folder(project.folder) as ws:
         assert ws.ledger.events(f"run:{run}") == told
+
+
+def test_the_rows_of_a_step_that_failed_are_shown_and_those_before_are_proven(
+    make_project: Callable[..., Project],
+) -> None:
+    project = make_project(epochs=2)
+    head, recipe = (project.folder / "recipe.py").read_text().split("recipe = vd.Recipe(")
+    project.write(
+        "recipe.py", head + DIVERGES + "\n\nrecipe = vd.Recipe(" + recipe.replace("vd.Torch(", "vd.Torch(step=step,")
+    )
+    error = project.error("run", "recipe.py")
+    assert error["exit_code"] == 6
+    run, step = _runs(project)[0]["id"], int(error["remedy"].split("--step ")[1])
+    rows = project.json("runs", "samples", run, "--step", str(step))["rows"]
+    assert [row["row"] for row in rows[:5]] == [int(each) for each in re.findall(r"\d+(?=,)", error["received"])[-5:]]
+    assert project.json("runs", "samples", run)["steps"] == step - 1
+    assert f"came to step {step}" in project.error("runs", "samples", run, "--step", str(step + 1))["remedy"]
 
 
 def test_what_would_prove_nothing_is_no_proof(project: Project) -> None:

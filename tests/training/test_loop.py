@@ -356,6 +356,16 @@ def test_float16_that_overflows_halves_the_scale_and_leaves_the_weights_alone() 
             assert (_moved(state) == _moved(before[1])) == (step in overflowed)
 
 
+def test_a_loss_that_no_scale_makes_finite_is_no_overflow() -> None:
+    """It is the rows', and told as in any other precision."""
+    trial = Trial(_plan(), poison=17, scaler=Scaler(active=True), autocast=torch.float16)
+    with pytest.raises(Diverged, match="has a loss or gradient that is not finite") as caught:
+        trial.run()
+    step = next(step for step in range(40) if 17 in trial.order.ids_of(step))
+    assert f"step {step + 1} " in caught.value.problem
+    assert f"samples RUN --step {step + 1}" in str(caught.value.remedy)
+
+
 def _moved(saved: bytes) -> dict[str, bytes]:
     """The bits of weights and optimiser state."""
     tensors, _ = decode_state(saved)

@@ -21,7 +21,7 @@ from velodrome.data.order import EpochOrder
 from velodrome.data.own_snapshots import OwnTaken
 from velodrome.data.snapshots import read_columns
 from velodrome.recipe import Recipe
-from velodrome.registry.runs import get_run
+from velodrome.registry.runs import get_run, outcome_of
 from velodrome.registry.series import read_histories
 from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
@@ -81,15 +81,18 @@ def check(ws: Workspace, reference: str) -> Samples:
 
 
 def rows_of(ws: Workspace, reference: str, step: int) -> StepRows:
-    """The rows that a step of a run learned from, with what the snapshot says of them.
+    """The rows that a step of a run learned from, with what the snapshot says of them; of a run that did not come to its end
+    also the rows of the step that would have been next, at which it may have failed.
 
     Raises:
         NotFound: no such run, or no such step. ConfigurationError: it has no steps of ours.
     """
     run = get_run(ws, reference)
-    last = max(_series(ws, run.id)["loss"], default=0)
+    done = max(_series(ws, run.id)["loss"], default=0)
+    last = done if outcome_of(ws, run.id) else done + 1
     if not 1 <= step <= last:
-        raise NotFound(f"the run {run.id} did no such step", received=step, remedy=f"it did steps 1 to {last}")
+        came = f"it did steps 1 to {done}{'' if last == done else f', and came to step {last}'}"
+        raise NotFound(f"the run {run.id} did no such step", received=step, remedy=came)
     with recorded(ws, run) as assignment:
         order, _ = _order(assignment)
         ids = order.ids_of(step - 1)

@@ -225,7 +225,7 @@ class Trainer:
             torch._foreach_mul_(gradients, 1.0 / scaler.scale)
         norm = _norm(gradients, self.module)
         if not math.isfinite(value + norm):
-            if not scaler.overflowed():
+            if not (math.isfinite(value) and scaler.overflowed()):  # no scale makes a loss finite
                 _decide(plan, memory.step, value, norm, ids, self.tell)
             return value, norm, math.nan
         if plan.clip is not None and norm > plan.clip:
@@ -354,8 +354,9 @@ def _decide(
     rows = ", ".join(map(str, ids[:5]))
     error = Diverged(
         f"step {step + 1} has a loss or gradient that is not finite",
-        received=f"loss {loss}, gradient norm {norm}; rows {rows}, ... of the training set",
-        remedy="lower the learning rate, clip gradients (clip=1.0), or look at those rows",
+        received=f"loss {loss}, gradient norm {norm}; rows {rows}, ... of the snapshot",
+        remedy="lower the learning rate, clip gradients (clip=1.0), or look at those rows: "
+        f"velodrome runs samples RUN --step {step + 1}",
     )
     if plan.on_divergence == "stop":
         raise error

@@ -118,7 +118,11 @@ class _Training:
                 task.advance(memory.step)
                 self._done = memory.step
                 work.watch.lap(Spent.RESTART if work.attempt > 1 else Spent.START)
-                return self._trainer(self.plan, memory, self, task, asked).train(memory)
+                trainer = self._trainer(self.plan, memory, self, task, asked)
+                try:
+                    return trainer.train(memory)
+                finally:
+                    trainer.samples.seal()  # the steps since the last save, too, of one that fails
         finally:
             self.batches.close()
             self.checkpointer.close()
