@@ -220,6 +220,7 @@ def test_a_process_exits_though_its_data_hangs() -> None:
     [
         (lambda ids: [1, 2], "arrays by name\n  received: list"),
         (lambda ids: {3: ids}, "arrays by name"),
+        (lambda ids: {"": ids}, "arrays by name"),
         (lambda ids: plain(ids) | {"x": ids[:1]}, "'x' has one row"),
         (lambda ids: plain(ids) | {"x": 1.0}, "'x' has one row"),
         (lambda ids: plain(ids) | {"x": np.array(["a", "b"])}, "'x' has one row of numbers.*\n.*<U1"),
@@ -232,7 +233,19 @@ def test_a_process_exits_though_its_data_hangs() -> None:
         (lambda ids: plain(ids) | {"z": ids}, "'z' differs.*int64.* instead of nothing"),
         (lambda ids: {"x": plain(ids)["x"]}, "differs.*nothing instead of int64"),
     ],
-    ids=["no names", "numbers for names", "short", "scalar", "text", "ragged", "wide", "whole", "extra", "missing"],
+    ids=[
+        "no names",
+        "numbers for names",
+        "empty name",
+        "short",
+        "scalar",
+        "text",
+        "ragged",
+        "wide",
+        "whole",
+        "extra",
+        "missing",
+    ],
 )
 def test_a_batch_unlike_the_first_is_refused(answer: Answer, said: str) -> None:
     own = OwnData(Made(after_first(answer)), "label")

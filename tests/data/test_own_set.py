@@ -36,6 +36,7 @@ class Rows:
             "code": ids,
             "label": ids % 3 * 10 + 10,
             "size": ids / 7,
+            "holes": np.where(ids % 90 == 31, np.nan, ids / 7),
             "box": np.stack([ids, ids], 1),
             "when": np.datetime64("2024-01-01", "ms") + (ids // 10).astype("timedelta64[D]"),
         }
@@ -82,7 +83,7 @@ def test_rows_are_split_and_labels_coded_and_no_input_is_kept(ws: Workspace) -> 
     assert sorted(parts) == list(range(ROWS))
     assert len(made.train) > len(test.ids) > len(made.validation) > 0
     rows = own_rows(made)
-    assert [field.name for field in rows.fields] == ["box", "code", "image", "size"]
+    assert [field.name for field in rows.fields] == ["box", "code", "holes", "image", "size"]
     inputs, target = rows.batch([4, 9])
     assert (inputs["image"][1].tolist(), inputs["code"].tolist()) == ([[9.0] * 3] * 2, [4, 9])
     assert target.tolist() == [1, 0]
@@ -140,7 +141,7 @@ def test_features_choose_the_inputs_and_their_order_but_all_are_there_to_be_judg
     assert rows.fields == (Field("size", "float32"), Field("image", "float32", shape=(2, 3)))
     assert list(rows.take([1])) == ["size", "image"]
     (batch,) = own_test(ws, taken, chosen).batches()
-    assert list(batch) == ["box", "code", "image", "size"]
+    assert list(batch) == ["box", "code", "holes", "image", "size"]
     with pytest.raises(NotFound, match="did you mean 'image'"):
         build_own_set(ws, taken, ingredients(taken, features=("imag",)))
 
@@ -148,7 +149,7 @@ def test_features_choose_the_inputs_and_their_order_but_all_are_there_to_be_judg
 def test_test_rows_come_in_pieces_that_fit_into_memory(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = take(ws)
     test = own_test(ws, taken, ingredients(taken))
-    monkeypatch.setattr("velodrome.data.own_set._BATCH_BYTES", 3 * 52)  # box 16, code 8, image 24, size 4
+    monkeypatch.setattr("velodrome.data.own_set._BATCH_BYTES", 3 * 56)  # box 16, code 8, holes 4, image 24, size 4
     pieces = [batch["code"].tolist() for batch in test.batches()]
     assert {len(piece) for piece in pieces[:-1]} == {3}
     assert [row for piece in pieces for row in piece] == test.ids.tolist()
@@ -158,6 +159,10 @@ def test_what_cannot_be_judged_is_refused_by_name(ws: Workspace) -> None:
     shaped = take(ws, "box")
     with pytest.raises(DataError, match=r"'box' of data of one's own is one number for each row"):
         build_own_set(ws, shaped, ingredients(shaped, "box"))
+    holes = take(ws, "holes")
+    with pytest.raises(LabelError, match="not finite in 2 of 200 rows") as caught:
+        build_own_set(ws, holes, ingredients(holes, "holes"))
+    assert caught.value.received == "rows 31, 121"
     timeless = take(ws, time=None)
     with pytest.raises(DataError, match="TimeSplit needs to know when"):
         build_own_set(ws, timeless, ingredients(timeless, split=TimeSplit(validation="2d", test="4d")))

@@ -226,7 +226,7 @@ class OwnData:
         return None
 
     def _judged(self, ids: NDArray[np.int64], answer: Any) -> dict[str, NDArray[Any]]:
-        if not isinstance(answer, Mapping) or not all(isinstance(name, str) for name in answer):
+        if not isinstance(answer, Mapping) or not all(isinstance(name, str) and name for name in answer):
             raise DataError(
                 "data of one's own answers with arrays by name",
                 received=f"{type(answer).__name__} for {_shown(ids)}",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from velodrome.core.digest import digest_json
-from velodrome.core.errors import DataError, NotFound, nearest
+from velodrome.core.errors import DataError, LabelError, NotFound, nearest
 from velodrome.data.fields import Field, rows_within
 from velodrome.data.labels import encode_labels, fit_labels
 from velodrome.data.layout import Prepared, materialise
@@ -115,6 +115,7 @@ def _known(ws: Workspace, taken: OwnTaken, made_from: Ingredients) -> _Known:
 
     def produce() -> Prepared:
         columns = taken.data.columns([label, *([time] if time else [])], ws.progress)
+        _require_finite(label, columns[label])
         times = {_TIME: columns[time].astype("datetime64[us]").astype(np.int64)} if time else {}
         return times, columns[label]
 
@@ -130,3 +131,13 @@ def _known(ws: Workspace, taken: OwnTaken, made_from: Ingredients) -> _Known:
         )
     parts = assign(made_from.split, keys=own_keys(taken.snapshot), times=moments, seed=made_from.seed)
     return _Known(pl.Series(label, np.array(layout.target)), times, parts)
+
+
+def _require_finite(label: str, values: npt.NDArray[Any]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise LabelError(
+            f"the label {label!r} of data of one's own is not finite in {len(wrong)} of {len(values)} rows",
+            received=f"rows {', '.join(map(str, wrong[:8]))}{', ...' if len(wrong) > 8 else ''}",
+            remedy="give each of them a number, or leave it out",
+        )
