@@ -82,6 +82,17 @@ def test_a_run_rolls_back_ten_times_and_then_it_has_diverged(digits: Digits) -> 
     assert "gradient norm nan" in str(caught.value.received)
 
 
+def test_a_loss_of_no_number_of_rows_is_a_mean_in_steps_and_evaluations(digits: Digits) -> None:
+    def told(module: torch.nn.Module, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        return torch.nn.functional.cross_entropy(module(**inputs), target), None
+
+    def plain(module: torch.nn.Module, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> Any:
+        return told(module, inputs, target)[0]
+
+    one, other = digits.train(step=told), digits.train(step=plain)
+    assert (one.weights, one.validation) == (other.weights, other.validation)
+
+
 def test_deterministic_refuses_what_torch_cannot_repeat_and_only_during_the_run(digits: Digits) -> None:
     def step(module: torch.nn.Module, inputs: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         output = module(**inputs)

@@ -14,6 +14,8 @@ from velodrome.core.logging import logger
 __all__ = ["is_out_of_memory", "mistake"]
 
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_cpu")
+_ONE_ROW = "Expected more than 1 value per channel when training"
+_ALONE = "batch normalisation needs two rows: choose batch and micro_batch so that none is left alone at the end of an epoch or batch"
 _OURS = Path(__file__).parents[1]
 _INSTALLED = {Path(path) for path in sysconfig.get_paths().values()}
 _PACKAGES = {"site-packages", "dist-packages"}
@@ -39,7 +41,7 @@ def mistake(error: Exception, doing: str) -> TrainingError:
     return TrainingError(
         f"the code of the recipe fails in {doing}{where}: {_said(error)}",
         received=frames[-1].line if frames else None,
-        remedy="mend that; with --log-level debug the whole traceback is logged",
+        remedy=_ALONE if _ONE_ROW in str(error) else "mend that; with --log-level debug the whole traceback is logged",
     )
 
 

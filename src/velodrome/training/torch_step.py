@@ -174,7 +174,7 @@ def _require_loss(given: Any) -> tuple[Any, float | None]:
     if not loss.requires_grad:
         raise TrainingError(
             "the loss has no gradient: nothing leads from it to a parameter",
-            remedy="compute it from the network's output, outside of torch.no_grad, without detach or item",
+            remedy="compute it from the network's output, outside of torch.no_grad, without detach or item; freeze not all parameters",
         )
     return loss, None if weight is None else float(weight)
 

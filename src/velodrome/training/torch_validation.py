@@ -70,7 +70,9 @@ class Validation:
         """The sum of the losses of some rows, and how many count."""
         inputs = {name: torch.from_numpy(values).to(self._device) for name, values in self._layout.take(ids).items()}
         loss = self._loss_of(inputs, torch.from_numpy(self._layout.target[ids]).to(self._device))
-        value, weight = loss if isinstance(loss, tuple) else (loss * len(ids), len(ids))
+        value, weight = loss if isinstance(loss, tuple) else (loss, None)
+        if weight is None:
+            value, weight = value * len(ids), len(ids)
         return float(value), float(weight)
 
     def _take_less(self, rows: int, error: Exception) -> None:
