@@ -20,6 +20,9 @@ from velodrome.training.torch_module import repeats_memory
 
 __all__ = ["Average", "Freezer", "Stepper", "TorchStepper", "make_stepper"]
 
+_SCHEDULED = ("lr", "momentum", "betas", "weight_decay")
+"""The settings of an optimiser of one's own that schedulers change."""
+
 
 @dataclass(eq=False)
 class _Group:
@@ -168,19 +171,44 @@ class TorchStepper(Stepper):
         self.optimizer.step()
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {
-            f"{index}/{name}": torch.as_tensor(value)
-            for index, held in self.optimizer.state_dict()["state"].items()
-            for name, value in held.items()
-            if value is not None
+        """What it keeps for each parameter, and the settings of its groups, which a scheduler may have changed."""
+        held = self.optimizer.state_dict()["state"].items()
+        kept = {f"{index}/{name}": value for index, each in held for name, value in each.items() if value is not None}
+        return {name: _as_tensor(name, value) for name, value in kept.items()} | {
+            f"group{number}/{name}": torch.as_tensor(group[name], dtype=torch.float64)
+            for number, group in enumerate(self.optimizer.param_groups)
+            for name in _SCHEDULED
+            if name in group
         }
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         held: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in state.items():
             index, key = name.split("/", 1)
-            held.setdefault(int(index), {})[key] = tensor.clone()
+            if not index.startswith("group"):
+                held.setdefault(int(index), {})[key] = tensor.clone()
         self.optimizer.load_state_dict({"state": held, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for number, group in enumerate(self.optimizer.param_groups):
+            for name in _SCHEDULED:
+                if f"group{number}/{name}" in state:
+                    group[name] = _as_setting(group[name], state[f"group{number}/{name}"])
+
+
+def _as_tensor(name: str, value: object) -> torch.Tensor:
+    if isinstance(value, torch.Tensor | int | float):
+        return torch.as_tensor(value)
+    raise TrainingError(
+        "the optimiser keeps state that a checkpoint cannot hold",
+        received=f"{name}: {type(value).__name__}",
+        remedy="take one that keeps tensors and numbers for each parameter, as most do; LBFGS keeps lists",
+    )
+
+
+def _as_setting(present: object, saved: torch.Tensor) -> object:
+    """A number of a group, or some, as the group has it."""
+    if isinstance(present, torch.Tensor):
+        return saved.to(present.device, present.dtype)
+    return tuple(saved.tolist()) if saved.ndim else saved.item()
 
 
 def make_stepper(settings: AdamW | SGD, module: torch.nn.Module, rates: Sequence[Rate] = ()) -> Stepper:

@@ -31,7 +31,7 @@ from velodrome.training.work import ITEMS
 __all__ = ["State", "StateCopy", "decode_state", "digest_weights", "restore_weights"]
 
 _FORMAT, _FIRST = 2, 1
-"""Since format 2 buffers that `state_dict` leaves out are there."""
+"""Since format 2 buffers that `state_dict` leaves out are there, and the settings of an optimiser of one's own."""
 
 _OF_MODULE = ("model", "buffer")
 _SPARE = 4096
@@ -109,7 +109,7 @@ class State:
         if facts.get("order") != expected.get("order") and wrong["order"] is None:
             wrong["order"] = "of other rows, batches or seed"
         wrong |= {name: ties for name, ties in other_ties(self.module, saved).items() if wrong[name] is None}
-        lazily = not _below("optimizer", own)
+        lazily = all(name.startswith("group") for name in _below("optimizer", own))
         found = {name: each for name, each in wrong.items() if each and not self._is_fine(name, each, lazily, facts)}
         lost = {_item(name) for name, problem in found.items() if problem == "missing"} & set(allow_missing)
         refused = {name: problem for name, problem in found.items() if _item(name) not in lost}
@@ -125,10 +125,10 @@ class State:
     def _is_fine(self, name: str, problem: str, lazily: bool, facts: Mapping[str, Any]) -> bool:
         """Whether what differs is no loss: state that an optimiser of one's own makes at its first step, a buffer that a
         forward makes, and one that an earlier format did not hold."""
+        if problem == "missing":
+            return facts.get("format") == _FIRST and name.startswith(("buffer/", "optimizer/group"))
         if name.startswith("optimizer/"):
             return lazily and problem == "unknown here"
-        if problem == "missing":
-            return name.startswith("buffer/") and facts.get("format") == _FIRST
         return is_open(self.module, name)
 
 

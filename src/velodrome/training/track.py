@@ -66,7 +66,13 @@ class TrackedRun:
         self._recorder.log(step, **values)
 
     def checkpoint(self, module: Any, optimizer: Any, step: int | None = None) -> None:
-        """Save module, optimiser and torch's random state as they are now; the writing goes on in the background."""
+        """Save module, optimiser and torch's random state as they are now; the writing goes on in the background.
+
+        The optimiser's learning rate is part of it, a scheduler's own counter is not: give it `last_epoch` when it is built.
+
+        Raises:
+            TrainingError: the module or the optimiser keeps what a checkpoint cannot hold.
+        """
         done = self._step if step is None else step
         self._copy = self._copy or self._first_copy(module, optimizer)
         facts = {"run": self.id, "order": None, "memory": {"step": done}}
