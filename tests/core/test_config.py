@@ -35,7 +35,11 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("blob_options = {region = 3}", "Expected `bool | str`"),
         ("ledger = 'postgresql://ann:pw@host/db'", "a password stands in ledger"),
         ("ledger = 'postgresql://host/db?password=pw'", "a password stands in ledger"),
+        ("ledger = 'postgresql://host/db?sslpassword=pw'", "a password stands in ledger"),
         ("blobs = 's3://key:pw@bucket'", "a password stands in blobs"),
+        ('store = "a\\u0000b"', "a NUL in store"),
+        ('encryption_key = "file:a\\u0000b"', "a NUL in encryption_key"),
+        ("store = '~/kept'", "`~` stands for no folder"),
     ],
 )
 def test_a_mistake_is_named(text: str, words: str) -> None:
@@ -47,6 +51,8 @@ def test_a_mistake_is_named(text: str, words: str) -> None:
     "text",
     [
         "ledgr = 'postgresql://ann:hunter2@host/db'",
+        "ledgr = 'postgresql://ann@host/db?password=hunter2'",
+        "blob_option = {secret_access_key = 'hunter2'}",
         "threads = 'x'\nledger = 'postgresql://ann:hunter2@host/db'",
         "ledger = 'postgresql://ann:hunter2@host/db'",
         "ledger = 'postgresql://ann:hunt/er2@host/db'",
@@ -65,4 +71,18 @@ def test_variables_of_the_environment_take_their_place(monkeypatch: pytest.Monke
     monkeypatch.delenv("PASSWORD")
     with pytest.raises(ConfigurationError, match="no variable PASSWORD"):
         expand_variables("$PASSWORD")
+    monkeypatch.setenv("PASSWORD", "")
+    with pytest.raises(ConfigurationError, match="variable PASSWORD is empty"):
+        expand_variables("$PASSWORD")
     parse_config("ledger = 'postgresql://ann:$PASSWORD@host/db'")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "velodrome.toml"
+    path.write_bytes(b"actor = 'caf\xe9'\n")
+    with pytest.raises(ConfigurationError, match="no text in UTF-8"):
+        read_config(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        read_config(tmp_path)

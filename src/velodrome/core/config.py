@@ -1,7 +1,7 @@
 """`velodrome.toml` as a typed value. An unknown key is an error that names the nearest one.
 
 The file is committed beside the code, so it names secrets and never holds one: `$NAME` stands for a variable of the
-environment, and a password written out is refused.
+environment, and a password written out is refused. What stands under an unknown key is not shown: it may be a secret.
 """
 
 import os
@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from velodrome.core.errors import ConfigurationError, nearest
-from velodrome.core.redaction import redact_urls
 from velodrome.core.units import parse_bytes, parse_duration
 
 __all__ = ["CONFIG_NAME", "Config", "Limits", "Retention", "expand_variables", "parse_config", "read_config"]
@@ -24,7 +23,7 @@ CONFIG_NAME = "velodrome.toml"
 _LONGEST = timedelta(days=36_500)
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_PASSWORD = re.compile(r"\w+://[^/@\s]*:[^$\s]\S*@|[?&]password=[^$]")
+_PASSWORD = re.compile(r"\w+://[^/@\s]*:[^$\s]\S*@|[?&](?:ssl)?password=[^$]")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,11 +84,10 @@ def parse_config(text: str, where: str = CONFIG_NAME) -> Config:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{where} is not TOML: {error}", remedy="mend the line it names") from error
-    for key, value in table.items():
+    for key in table:
         if key not in Config.__struct_fields__:
             raise ConfigurationError(
                 f"{where} has no setting {key!r}",
-                received=redact_urls(repr(value)),
                 remedy=nearest(key, Config.__struct_fields__),
             )
     try:
@@ -104,24 +102,36 @@ def expand_variables(setting: str) -> str:
     """The setting with `$NAME` and `${NAME}` replaced by what the environment says.
 
     Raises:
-        ConfigurationError: there is no such variable.
+        ConfigurationError: there is no such variable, or it is empty, where a default would silently take its place.
     """
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
-        if name not in os.environ:
-            raise ConfigurationError(
-                f"there is no variable {name} in the environment", remedy="set it, or change velodrome.toml"
-            )
+        if not os.environ.get(name):
+            found = f"the variable {name} is empty" if name in os.environ else f"there is no variable {name}"
+            raise ConfigurationError(f"{found} in the environment", remedy="set it, or change velodrome.toml")
         return os.environ[name]
 
     return _VARIABLE.sub(value, setting)
 
 
 def read_config(root: Path) -> Config:
-    """The configuration of the folder `root`: its velodrome.toml, or the defaults where there is none."""
+    """The configuration of the folder `root`: its velodrome.toml, or the defaults where there is none.
+
+    Raises:
+        ConfigurationError: as `parse_config`, or the file cannot be read.
+    """
     path = root / CONFIG_NAME
-    return parse_config(path.read_text(encoding="utf-8"), str(path)) if path.exists() else Config()
+    if not path.exists():
+        return Config()
+    try:
+        return parse_config(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no text in UTF-8", remedy="save it as UTF-8, as TOML is") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {path}: {error.strerror}", remedy="check what it is, and its permissions"
+        ) from error
 
 
 def _limits(config: Config) -> tuple[Limits, ...]:
@@ -142,15 +152,26 @@ def _require_sense(config: Config, where: str) -> None:
             raise ConfigurationError(f"{where}: retention counts from 0", received=limits.count)
         if limits.size is not None:
             parse_bytes(limits.size)
-    for name in ("ledger", "blobs"):
-        if _PASSWORD.search(getattr(config, name)):
-            raise ConfigurationError(
-                f"{where}: a password stands in {name}; it is not shown",
-                remedy="write $NAME in its place and set that variable; for PostgreSQL, PGPASSWORD or a pgpass file do too",
-            )
     if config.actor.startswith("policy:"):
         raise ConfigurationError(
             f"{where}: a person's name does not begin with 'policy:'",
             received=config.actor,
             remedy="decisions of policies are recorded under such names",
         )
+    _require_places(config, where)
+
+
+def _require_places(config: Config, where: str) -> None:
+    for name in Config.__struct_fields__:
+        if "\0" in str(getattr(config, name)):
+            raise ConfigurationError(f"{where}: there is a NUL in {name}", remedy="take the character out")
+    if config.store.startswith("~"):
+        raise ConfigurationError(
+            f"{where}: `~` stands for no folder here", received=config.store, remedy="write it out"
+        )
+    for name in ("ledger", "blobs"):
+        if _PASSWORD.search(getattr(config, name)):
+            raise ConfigurationError(
+                f"{where}: a password stands in {name}; it is not shown",
+                remedy="write $NAME in its place and set that variable; for PostgreSQL, PGPASSWORD or a pgpass file do too",
+            )

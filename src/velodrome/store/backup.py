@@ -29,6 +29,7 @@ from velodrome.store.keys import WrappingKey
 from velodrome.store.ledger import Ledger
 from velodrome.store.named import AddressedBlobs, Content, FolderObjects, Objects
 from velodrome.store.objects import BucketObjects
+from velodrome.store.places import local_path
 from velodrome.store.sqlite import SqliteLedger
 
 __all__ = ["Backup", "BackupPlace", "LedgerCopy", "copied_ledger", "fill_ledger", "open_backups", "require_sound"]
@@ -229,7 +230,7 @@ def open_backups(
         ConfigurationError: an address that is not understood, a folder with other things in it, a key that is missing, or
             plain backups where encrypted ones are to come.
     """
-    objects = BucketObjects(where, options) if "://" in where else _folder(Path(where), new)
+    objects = BucketObjects(where, options) if "://" in where else _folder(local_path(Path(), where), new)
     if next(objects.list("keyring"), None) is not None:
         if key is None:
             raise ConfigurationError(f"the backups in {where} are encrypted", remedy="name their key: --key file:PATH")

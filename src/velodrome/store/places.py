@@ -4,6 +4,7 @@ What needs a driver or a client is loaded only when a setting asks for it. Blobs
 place, then its encryption, then a cache of what is far away.
 """
 
+import re
 from pathlib import Path
 
 from velodrome.core.config import Config, expand_variables
@@ -15,7 +16,26 @@ from velodrome.store.files import make_folder
 from velodrome.store.sql import SqlLedger
 from velodrome.store.sqlite import SqliteLedger
 
-__all__ = ["open_blobs", "open_ledger"]
+__all__ = ["local_path", "open_blobs", "open_ledger"]
+
+_LIKE_AN_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*:")
+
+
+def local_path(root: Path, where: str) -> Path:
+    """The path that somebody names for a place; a relative one is meant from `root`.
+
+    Raises:
+        ConfigurationError: it is an address with a slip of the pen, and may hold a secret, or it begins with a `~`. A folder of
+            such a name would be made without a word, and everything stored where nobody looks for it.
+    """
+    if _LIKE_AN_ADDRESS.match(where):
+        raise ConfigurationError(
+            "a place begins like an address, and is none; it is not shown, since it may hold a secret",
+            remedy="an address has :// after its scheme; a folder of such a name is ./NAME",
+        )
+    if where.startswith("~"):
+        raise ConfigurationError("`~` stands for no folder here", received=where, remedy="write it out, or $HOME")
+    return root / where
 
 
 def open_ledger(config: Config, root: Path, store: Path) -> SqlLedger:
@@ -28,7 +48,7 @@ def open_ledger(config: Config, root: Path, store: Path) -> SqlLedger:
     where = expand_variables(config.ledger)
     scheme, separator, _ = where.partition("://")
     if not separator:
-        path = root / where if where else store / "ledger.db"
+        path = local_path(root, where) if where else store / "ledger.db"
         make_folder(path.parent)
         return SqliteLedger(path)
     if not scheme.startswith("postgres"):
@@ -57,7 +77,7 @@ def open_blobs(config: Config, root: Path, store: Path, *, where: str | None = N
     if distant:
         blobs = load("blobs:bucket").ObjectBlobs(where, config.blob_options, scratch=scratch)
     else:
-        blobs = FolderBlobs(root / where if where else store / "blobs")
+        blobs = FolderBlobs(local_path(root, where) if where else store / "blobs")
     if config.encryption_key:
         key = load("keys").read_key(config.encryption_key, root)
         blobs = load("blobs:encrypted").EncryptedBlobs(blobs, key, scratch)
