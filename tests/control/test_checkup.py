@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,6 +26,10 @@ from velodrome.control.needed import KINDS
 from velodrome.core.clock import ManualClock
 from velodrome.core.config import Config
 from velodrome.core.digest import Digest
+from velodrome.core.errors import VelodromeError
+from velodrome.registry.graph import walk
+from velodrome.registry.search import search_runs
+from velodrome.registry.versions import list_versions
 from velodrome.store.backup import BackupPlace, open_backups
 from velodrome.store.blobs import FolderBlobs
 from velodrome.store.cache import CachedBlobs
@@ -226,6 +230,32 @@ def test_what_a_killed_process_left_is_a_note(patient: Patient) -> None:
     patient.mended(remedy)
     assert [path for path in places if path.exists()] == []
     assert examine(patient.ws).notes == ()
+
+
+STRANGE = [
+    "event SET time = x'ff' WHERE subject LIKE 'run:%'",
+    "pointer SET value = x'ff' WHERE subject LIKE 'version:%'",
+    "pointer SET value = NULL WHERE subject LIKE 'version:%'",
+    "pointer SET value = 5 WHERE subject LIKE 'run:%'",
+    "pointer SET subject = x'ff' WHERE subject LIKE 'version:%'",
+    "record SET payload = 5 WHERE kind = 'fragment'",
+    "record SET payload = '' WHERE kind = 'fragment'",
+    "fact SET key = x'ff' WHERE key = 'name'",
+    "fact SET key = CAST(x'ff' AS TEXT) WHERE key = 'name'",
+    "fact SET text = CAST(x'ff' AS TEXT) WHERE key = 'state'",
+    "fact SET number = 'x' WHERE key = 'attempts'",
+]
+
+
+@pytest.mark.parametrize("change", STRANGE)
+def test_what_is_not_of_its_type_is_found_and_everybody_else_names_it(patient: Patient, change: str) -> None:
+    patient.damage(f"UPDATE {change}")
+    assert examine(patient.ws).problems
+    up = partial(walk, reference="buyers/1")
+    down = partial(walk, reference="nowhere.csv", down=True)
+    for act in (search_runs, list_versions, up, down, mend, collect, partial(back_up, place=patient.place)):
+        with suppress(VelodromeError):  # whatever else it raises is a bug
+            act(patient.ws)
 
 
 def test_facts_that_disagree_with_records(patient: Patient) -> None:

@@ -1,9 +1,12 @@
+import sqlite3
 from collections.abc import Callable
 
 import pytest
 
+from velodrome.core.errors import IntegrityError, StorageError
 from velodrome.registry.index import expected_facts, reindex, wrong_facts
 from velodrome.registry.runs import Outcome, Run, begin_attempt, collect, finish, resumed, start
+from velodrome.registry.search import search_runs
 from velodrome.registry.series import history_digest
 from velodrome.registry.series_writer import SeriesWriter
 from velodrome.registry.tags import tag
@@ -54,9 +57,32 @@ def test_facts_are_made_again_as_they_were(ws: Workspace, run: Run) -> None:
 def test_facts_that_disagree_are_named_and_mended(ws: Workspace, run: Run, make_run: MakeRun) -> None:
     start(ws, make_run(seed=8))
     ws.commit(Fact(f"run:{run.id}", "state", "failed"), Fact(f"run:{run.id}", "metrics.new", 1.0))
-    assert dict(wrong_facts(ws)) == {run.id: {"metrics.new": (1.0, None), "state": ("failed", "finished")}}
+    assert dict(wrong_facts(ws)) == {f"run:{run.id}": {"metrics.new": (1.0, None), "state": ("failed", "finished")}}
     assert reindex(ws) == 1
     assert list(wrong_facts(ws)) == []
+
+
+def test_facts_of_what_is_no_run_go(ws: Workspace, run: Run) -> None:
+    ws.commit(Fact("run:nobody", "id", "nobody"), Fact("elsewhere", "id", "run"))
+    with pytest.raises(IntegrityError, match="are missing, by which it is listed"):
+        search_runs(ws)
+    assert [subject for subject, _ in wrong_facts(ws)] == ["elsewhere", "run:nobody"]
+    assert reindex(ws) == 2
+    assert list(wrong_facts(ws)) == []
+    assert [found.id for found in search_runs(ws).runs] == [run.id]
+
+
+@pytest.mark.parametrize("value", ["5", "'x'", "x'ff'", "CAST(x'ff' AS TEXT)"])
+@pytest.mark.parametrize("column", ["number", "text"])
+def test_facts_that_do_not_read_are_made_anew(ws: Workspace, run: Run, column: str, value: str) -> None:
+    with sqlite3.connect(ws.store / "ledger.db") as ledger:
+        ledger.execute(f"UPDATE fact SET {column} = {value} WHERE key = 'state'")
+    ledger.close()
+    with pytest.raises(StorageError, match="doctor"):
+        search_runs(ws)
+    assert [subject for subject, _ in wrong_facts(ws)] == [f"run:{run.id}"]
+    assert reindex(ws) == 1
+    assert [found.state for found in search_runs(ws).runs] == ["finished"]
 
 
 def test_what_is_known_of_a_collected_run_stays(ws: Workspace, run: Run) -> None:

@@ -79,3 +79,8 @@ def test_a_program_is_told_of_wrong_words_in_json(project: Project) -> None:
 def test_the_version_is_told(project: Project) -> None:
     assert project.call("--version").stdout.startswith("velodrome ")
     assert project.error("--log-level", "loud", "doctor")["error"] == "ConfigurationError"
+
+
+def test_half_a_character_is_refused_by_name(project: Project) -> None:
+    said = project.error("runs", "show", "caf\udce9")
+    assert (said["error"], said["received"]) == ("ConfigurationError", r"'caf\udce9'")

@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -68,6 +69,7 @@ def main() -> None:
     """Run the program and exit with its code: 0, a documented code, or 1 with a traceback for a bug of ours."""
     try:
         signal.signal(signal.SIGTERM, _leave)
+        _require_text(sys.argv)
         sys.exit(_called(as_json="--json" in sys.argv))
     except VelodromeError as error:
         print_error(error, as_json="--json" in sys.argv)
@@ -90,6 +92,17 @@ def _called(*, as_json: bool) -> Any:
             received=shlex.join(sys.argv[1:]),
             remedy="the same words with --help instead of --json tell what is taken",
         ) from error
+
+
+def _require_text(words: Sequence[str]) -> None:
+    """Names are recorded and shown as texts, which half a character cannot be."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(
+                "an argument is no text in UTF-8", received=ascii(word), remedy="rename the file, or set a UTF-8 locale"
+            ) from error
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -67,7 +67,7 @@ def back_up(ws: Workspace, place: BackupPlace, *, verify: bool = False) -> Backu
         StorageError: the place refused. Conflict: somebody collects, or makes a backup.
     """
     with _alone(ws) as folder:
-        if any(audit(ws, histories=False).later.values()):
+        if any(_require_as_written(ws, "the ledger", _DOCTOR, histories=False).later.values()):
             anchor(ws)
         carried = 0
         for _ in range(_TRIES):
@@ -217,9 +217,9 @@ def _require_whole(ws: Workspace, place: BackupPlace, opened: _Opened, digests: 
     _require_as_written(replace(ws, ledger=ledger, blobs=place.blobs), name, place.others(backup.id))
 
 
-def _require_as_written(view: Workspace, name: str, remedy: str) -> Audit:
+def _require_as_written(view: Workspace, name: str, remedy: str, *, histories: bool = True) -> Audit:
     """Refuse a ledger in which anything was changed after it was written."""
-    found = audit(view)
+    found = audit(view, histories=histories)
     if damages := found.damages:
         first = damages[0]
         raise IntegrityError(

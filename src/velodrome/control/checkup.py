@@ -152,7 +152,8 @@ def _written(seen: _Seen) -> Iterator[Finding]:
 
 def _clock(seen: _Seen) -> Iterator[Finding]:
     with suppress(StorageError):
-        newest = max((row[3] for _, rows in seen.ws.ledger.dump("event") for row in rows), default="")
+        times = (row[3] for _, rows in seen.ws.ledger.dump("event") for row in rows)
+        newest = max((time for time in times if isinstance(time, str)), default="")  # what is none is told already
         if newest > (seen.now + _AHEAD).astimezone(UTC).isoformat(timespec="microseconds"):
             text = f"its newest event lies in the future: {newest}"
             yield Finding(
@@ -213,13 +214,16 @@ def _bytes(seen: _Seen) -> Iterator[Finding]:
 
 
 def _facts(seen: _Seen) -> Iterator[Finding]:
-    with suppress(VelodromeError):  # what a run is made of is damaged, which is a finding already
+    try:
         going_on = {pointer.subject for pointer in seen.ws.ledger.pointers("run:") if _goes_on(pointer.value)}
-        for run, difference in wrong_facts(seen.ws):
-            if f"run:{run}" not in going_on:
+        for subject, difference in wrong_facts(seen.ws):
+            if subject not in going_on:
                 key, (known, expected) = next(iter(difference.items()))
                 text = f"{len(difference)} of its facts are wrong: {key} is {known!r}, not {expected!r}"
-                yield Finding(f"run {run}", text, _MAKE_ANEW)
+                yield Finding(subject.replace("run:", "run ", 1), text, _MAKE_ANEW)
+    except VelodromeError as error:  # what a run is made of is damaged, which may be a finding already
+        if not seen.unread and not (seen.audit and seen.audit.damages):
+            yield Finding("facts", error.problem, _RESTORE)
 
 
 def _copies(seen: _Seen) -> Iterator[Finding]:

@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from velodrome.core.digest import is_digest
+from velodrome.core.digest import decode, is_digest
 from velodrome.core.errors import StorageError
 from velodrome.registry.references import SOURCE, find
 from velodrome.store.ledger import Edge, Event, Ledger, Stored
-from velodrome.store.rows import read_edge, read_event, read_verified
+from velodrome.store.rows import read_edge, read_event, read_pointer, read_verified
 from velodrome.store.tombstones import tombstone
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
@@ -228,7 +228,7 @@ class _Look:
         if node not in self._read:
             rows = self._records[self._named(node)[-1]]
             stored = read_verified(rows[0]) if rows else None
-            self._read[node] = (stored, msgspec.json.decode(stored.payload) if stored else {})
+            self._read[node] = (stored, decode(stored.payload, dict) if stored else {})
         return self._read[node]
 
     def _made_from(self, node: str) -> Iterator[Edge]:
@@ -270,7 +270,7 @@ class _Look:
         if field not in self._older:
             found: defaultdict[str, list[str]] = defaultdict(list)
             for stored in self._ws.ledger.records(field.kind, newest_first=False):
-                found[_dig(msgspec.json.decode(stored.payload), field.path) or ""].append(stored.digest)
+                found[_dig(decode(stored.payload, dict), field.path) or ""].append(stored.digest)
             self._older[field] = found
         return self._older[field].get(value, [])
 
@@ -279,7 +279,7 @@ class _Look:
         if kind == _DECISION:
             return self._decision(node)
         stored, payload = self._record(node)
-        value = next((row[1] for row in self._pointers[self._standing_of(node)]), None) or ""
+        value = next((read_pointer(row).value for row in self._pointers[self._standing_of(node)]), None) or ""
         state, _, aliases = value.replace("/", "@").partition("@")
         state += ", not reproducible" if kind == "run" and self._lacked(node) else ""
         return Node(

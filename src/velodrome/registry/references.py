@@ -9,11 +9,10 @@ from contextlib import closing, suppress
 from pathlib import PurePath
 from typing import Any
 
-import msgspec
-
-from velodrome.core.digest import is_digest
+from velodrome.core.digest import decode, is_digest
 from velodrome.core.errors import NotFound, nearest
 from velodrome.registry.versions import resolve
+from velodrome.store.rows import read_verified
 from velodrome.store.workspace import Workspace
 
 __all__ = ["SOURCE", "find"]
@@ -81,20 +80,20 @@ def _like(ws: Workspace, reference: str) -> dict[str, str]:
 
 def _of_record(row: tuple[Any, ...], reference: str, *, digest: bool) -> dict[str, str]:
     """The record of a row, or the file of which it is a fragment, if one of them is meant."""
-    name, kind, payload = row[1], row[2], row[6]
+    name, kind = row[1], row[2]
     if digest and name.startswith(reference):
         return {name: kind}
     if kind == "fragment":
-        file, source = _source(payload)
+        file, source = _source(read_verified(row).payload)
         if reference in (file, PurePath(file).name) or (digest and source.startswith(reference)):
             return {source: SOURCE}
     return {}
 
 
 def _source(payload: bytes) -> tuple[str, str]:
-    """What the file of a fragment was called, and its digest."""
-    read = msgspec.json.decode(payload, type=dict[str, Any])
-    return str(read["file"]), str(read["source"])
+    """What the file of a fragment was called, and its digest; raises as `decode`."""
+    read = decode(payload, dict)
+    return str(read.get("file")), str(read.get("source"))
 
 
 def _known(ws: Workspace) -> list[str]:

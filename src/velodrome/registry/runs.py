@@ -434,7 +434,12 @@ def _state(ws: Workspace, run_id: str) -> tuple[RunState, int]:
     if value is None:
         raise NotFound("there is no such run", received=run_id, remedy="is this the right workspace?")
     state, _, attempt = value.partition("/")
-    return RunState(state), int(attempt)
+    try:
+        return RunState(state), int(attempt)
+    except ValueError as error:
+        raise IntegrityError(
+            f"the state of run {run_id} does not read", received=value, remedy="run `velodrome doctor`"
+        ) from error
 
 
 def _require(run_id: str, state: RunState, *allowed: RunState) -> None:

@@ -25,6 +25,7 @@ __all__ = ["RunPage", "RunSummary", "list_runs", "runs_frame", "search_runs"]
 _SUMMARY = ("id", "name", "type", "state", "attempts", "started", "primary")
 _NEEDED = set(_SUMMARY) - {"primary"}
 _MOST = 10**9
+_MEND = "run `velodrome doctor`, which says more; `velodrome doctor --mend` makes facts anew"
 _INTEGERS = ("attempts", "steps", "rows", "seed")
 _COLUMNS: dict[str, pl.DataType] = {
     **dict.fromkeys(("id", "name", "type", "state"), pl.String()),
@@ -133,7 +134,7 @@ def _summaries(ws: Workspace, found: Sequence[Found]) -> list[RunSummary]:
     for each, known in zip(found, facts, strict=True):
         if missing := _NEEDED - known.keys():
             problem = f"facts of {each.subject} are missing, by which it is listed"
-            raise IntegrityError(problem, received=", ".join(sorted(missing)), remedy="run `velodrome doctor`")
+            raise IntegrityError(problem, received=", ".join(sorted(missing)), remedy=_MEND)
     return [_summary(known) for known in facts]
 
 
@@ -143,6 +144,15 @@ def _facts(ws: Workspace, found: Sequence[Found], *keys: str) -> list[_Facts]:
 
 
 def _summary(facts: _Facts) -> RunSummary:
+    """Raises IntegrityError where a fact is not of the kind that it should be."""
+    try:
+        return _told(facts)
+    except (ValueError, TypeError) as error:
+        problem = f"facts of run:{facts['id']} do not read, by which it is listed: {error}"
+        raise IntegrityError(problem, remedy=_MEND) from error
+
+
+def _told(facts: _Facts) -> RunSummary:
     groups: dict[str, _Facts] = {"metrics": {}, "tags": {}}
     for key, value in facts.items():
         group, dot, name = key.partition(".")

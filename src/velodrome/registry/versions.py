@@ -15,7 +15,7 @@ from enum import StrEnum
 import msgspec
 
 from velodrome.core.digest import Digest, decode
-from velodrome.core.errors import ConfigurationError, NotFound, PointerMoved, StateError, nearest
+from velodrome.core.errors import ConfigurationError, IntegrityError, NotFound, PointerMoved, StateError, nearest
 from velodrome.core.values import Record
 from velodrome.registry.runs import require_whole
 from velodrome.store.ledger import Event, Link, Move, Put, Stored, Write, digest_record, read_record
@@ -49,6 +49,7 @@ CHAMPION = "champion"
 ANYONE = "*"
 """Where `promote` asks over whom: over whoever the alias stands on."""
 
+_DOCTOR = "run `velodrome doctor`"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PROMOTED, _ROLLED_BACK = "alias.promoted", "alias.rolled-back"
 
@@ -119,6 +120,8 @@ class _Standing(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, value: str) -> "_Standing":
         state, _, aliases = value.partition("@")
+        if state not in set(VersionState):
+            raise IntegrityError("the state of a version does not read", received=value, remedy=_DOCTOR)
         return cls(VersionState(state), tuple(aliases.split(",")) if aliases else ())
 
     def __str__(self) -> str:
@@ -426,7 +429,9 @@ def _standing(ws: Workspace, reference: str) -> _Standing:
 
 def _summary(stored: Stored, standings: Mapping[str, _Standing]) -> VersionSummary:
     version = decode(stored.payload, Version)
-    standing = standings[_subject(version.reference)]
+    standing = standings.get(_subject(version.reference))
+    if standing is None:
+        raise IntegrityError(f"{version.reference} has no state any more", remedy=_DOCTOR)
     return VersionSummary(
         reference=version.reference,
         model=version.model,

@@ -172,6 +172,8 @@ def read_edge(row: Sequence[Any]) -> Edge:
 def read_pointer(row: Sequence[Any]) -> Pointer:
     """The pointer of a row; raises as `read_event`."""
     subject, value, revision, moved = row
+    if not isinstance(subject, str) or not isinstance(value, str | None):
+        raise IntegrityError("a pointer in the ledger does not read", received=repr((subject, value)), remedy=_BACKUP)
     return Pointer(subject, value, revision, read_moment(moved))
 
 

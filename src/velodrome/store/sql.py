@@ -284,7 +284,7 @@ class SqlLedger(Ledger):
         try:
             with self._engine.connect() as connection:
                 yield connection
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, UnicodeDecodeError) as error:
+        except (sa.exc.StatementError, sa.exc.TimeoutError, UnicodeDecodeError) as error:
             raise self._refusal(error) from error  # SQLite quotes what it cannot read, which may be no text
 
     def _refuse_fork(self) -> None:
