@@ -21,7 +21,7 @@ from velodrome.control.backups import back_up, check, mend, restore
 from velodrome.control.checkup import examine
 from velodrome.core.config import Config
 from velodrome.core.digest import Digest, digest_bytes
-from velodrome.core.errors import Conflict, IntegrityError, MissingBlob, StateError, StorageError
+from velodrome.core.errors import ConfigurationError, Conflict, IntegrityError, MissingBlob, StateError, StorageError
 from velodrome.serving.batch import load_model
 from velodrome.store.backup import BackupPlace, open_backups
 from velodrome.store.blobs import FolderBlobs
@@ -261,6 +261,18 @@ def test_a_ledger_that_was_changed_by_hand_is_not_backed_up(ws: Workspace, place
     with pytest.raises(IntegrityError, match="the ledger is damaged: event of alias:buyers@champion"):
         back_up(ws, place)
     assert place.ids() == [first.backup.id]
+
+
+@pytest.mark.parametrize("words", [("encrypted",), ("s3",), ("s3", "encrypted")], ids="+".join)
+def test_no_backup_goes_into_the_blobs_of_its_own_workspace(open_ws: Open, words: tuple[str, ...]) -> None:
+    ws = filled(open_ws("own", *words))
+    key = read_key("file:key", ws.root) if "encrypted" in words else None
+    where = ws.config.blobs or str(ws.store / "blobs")
+    own = open_backups(where, options=ws.config.blob_options, key=key, new=True)
+    before = sorted(ws.blobs.list())
+    with pytest.raises(ConfigurationError, match="beside the blobs that it copies"):
+        back_up(ws, own)
+    assert (own.ids(), sorted(ws.blobs.list())) == ([], before)
 
 
 def test_each_backup_holds_an_anchor_of_all_that_is_in_it(ws: Workspace, place: BackupPlace, open_ws: Open) -> None:

@@ -586,6 +586,18 @@ def test_one_collection_at_a_time(place: Place) -> None:
 # --------------------------------------------------------------------------------------------------------------- damage
 
 
+def test_a_ledger_without_a_record_collects_nothing_of_anothers(place: Place, tmp_path: Path) -> None:
+    place.finished()
+    before = place.blobs()
+    other = tmp_path / "other"
+    other.mkdir()
+    with open_folder(other, Config(blobs=str(place.ws.store / "blobs"), gc_grace="0s")) as ws:
+        for dry_run in (True, False):
+            with pytest.raises(StateError, match="no record at all"):
+                collect(ws, dry_run=dry_run)
+    assert place.blobs() == before
+
+
 def test_nothing_is_collected_from_a_damaged_ledger(place: Place) -> None:
     place.finished()
     before = set(place.ws.blobs.list())

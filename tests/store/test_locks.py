@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from velodrome.core.errors import RunHeld
+from velodrome.core.errors import RunHeld, StorageError
 from velodrome.store.locks import hold, is_held
 
 HOLDER = """
@@ -41,3 +41,9 @@ def test_who_looks_sees_whether_a_lock_is_held(tmp_path: Path) -> None:
         assert is_held(path)
     assert not is_held(path)
     assert not is_held(tmp_path)
+
+
+def test_a_lock_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.lock").mkdir()
+    with pytest.raises(StorageError, match="cannot lock"), hold(tmp_path / "run.lock", "process of bob"):
+        pass

@@ -19,7 +19,7 @@ from velodrome.control.auditing import Audit, anchor
 from velodrome.control.auditing import verify as audit
 from velodrome.control.checkup import missing_blobs
 from velodrome.core.digest import Digest
-from velodrome.core.errors import IntegrityError, StateError
+from velodrome.core.errors import ConfigurationError, IntegrityError, StateError
 from velodrome.store import schema
 from velodrome.store.backup import Backup, BackupPlace, copied_ledger, fill_ledger, require_sound
 from velodrome.store.blobs import Blob
@@ -63,10 +63,12 @@ def back_up(ws: Workspace, place: BackupPlace, *, verify: bool = False) -> Backu
         verify: read also what lies in the place since earlier backups, and mend it.
 
     Raises:
+        ConfigurationError: the place is that of the workspace's own blobs.
         IntegrityError: the ledger or a blob is damaged, or a blob is missing. What came over stays for the next backup.
         StorageError: the place refused. Conflict: somebody collects, or makes a backup.
     """
     with _alone(ws) as folder:
+        _require_apart(ws, place)
         if any(_require_as_written(ws, "the ledger", _DOCTOR, histories=False).later.values()):
             anchor(ws)
         carried = 0
@@ -157,6 +159,24 @@ def _opened(place: BackupPlace, id_: str | None, folder: Path) -> Iterator[_Open
     backup = place.read(id_)
     with place.opened_ledger(backup, folder) as ledger:
         yield backup, ledger, place.listing(backup)
+
+
+def _require_apart(ws: Workspace, place: BackupPlace) -> None:
+    """Refuse a place in which the next collection would find what a backup has put there. Its address does not tell, as many
+    lead to one place: so something is put there, and looked for here.
+
+    Raises:
+        ConfigurationError: it is found here.
+    """
+    probe = place.blobs.put(f"velodrome backup {ws.new_id()}".encode()).digest
+    found = origin(ws.blobs).has(probe)
+    place.blobs.delete(probe)
+    if found:
+        raise ConfigurationError(
+            "a backup beside the blobs that it copies is lost with them, and collected as what nothing needs",
+            received=place.where,
+            remedy="name another folder or bucket, or another prefix",
+        )
 
 
 def _brought(ws: Workspace, place: BackupPlace, folder: Path, verify: bool) -> tuple[dict[Digest, int], int]:

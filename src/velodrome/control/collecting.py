@@ -23,9 +23,10 @@ from velodrome.control.auditing import anchor, anchor_if_due
 from velodrome.control.needed import EVER, Standing, imagined, needed, survey
 from velodrome.control.retiring import Given, let_stand, plan, retire
 from velodrome.core.digest import Digest
-from velodrome.core.errors import IntegrityError
+from velodrome.core.errors import IntegrityError, StateError
 from velodrome.core.units import parse_duration, show_bytes
 from velodrome.data.layout import layouts_beyond
+from velodrome.registry.anchors import Anchor
 from velodrome.store.blobs import Entry
 from velodrome.store.collection import Horizon, find_horizon, leads, sweep
 from velodrome.store.holds import oldest_hold
@@ -76,11 +77,13 @@ def collect(ws: Workspace, *, dry_run: bool = False) -> Collected:
 
     Raises:
         Conflict: a collection, or a backup, of this workspace is at work on this machine.
+        StateError: the ledger has no record, yet there are blobs: it is not theirs.
         IntegrityError: the ledger is damaged, or code or a model that is needed: nothing is collected then.
     """
     with ws.collecting():
         _require_sound(ws.ledger)
         standing = survey(ws.ledger)
+        _require_ours(ws, standing)
         wanted = plan(ws, standing, _since(ws))
         return _imagine(ws, standing, wanted) if dry_run else _carry_out(ws, standing, wanted)
 
@@ -175,6 +178,19 @@ def _since(ws: Workspace) -> datetime:
     """What is older than this, everybody who is at work has found as it is."""
     now = ws.clock.now()
     return min(now - _grace(ws), oldest_hold(ws.holds, ws.clock) or now)
+
+
+def _require_ours(ws: Workspace, standing: Standing) -> None:
+    """Refuse to empty a place of blobs by a ledger that knows of nothing: where `blobs` is told and `ledger` forgotten."""
+    if any(record.kind != Anchor.kind() for record in standing.graph.records.values()):
+        return
+    named = set[str]().union(*standing.graph.names.values())
+    if blobs := sum(digest not in named for digest in ws.blobs.list()):
+        raise StateError(
+            "the ledger has no record at all, but there are blobs, which may be of another ledger",
+            received=f"{blobs} blobs",
+            remedy="let `ledger` in velodrome.toml name theirs; if there is none, what is new here brings the first record",
+        )
 
 
 def _require_sound(ledger: Ledger) -> None:
