@@ -62,6 +62,11 @@ def test_facts_that_disagree_are_named_and_mended(ws: Workspace, run: Run, make_
     assert list(wrong_facts(ws)) == []
 
 
+def test_two_parameters_with_one_dotted_name_are_known_as_one(ws: Workspace, make_run: MakeRun) -> None:
+    start(ws, make_run(recipe={"a.b": 1, "a": {"b": 2}}))
+    assert list(wrong_facts(ws)) == []
+
+
 def test_facts_of_what_is_no_run_go(ws: Workspace, run: Run) -> None:
     ws.commit(Fact("run:nobody", "id", "nobody"), Fact("elsewhere", "id", "run"))
     with pytest.raises(IntegrityError, match="are missing, by which it is listed"):

@@ -193,6 +193,13 @@ def test_the_frame_has_a_column_for_all_that_is_known(ws: Workspace, make_run: M
     assert runs_frame(ws, name="other").height == 0
 
 
+@pytest.mark.parametrize("seed", [2**63 - 1, -(2**63), 2**63, 2**64 - 1, -(2**70)])
+def test_a_frame_has_any_seed(ws: Workspace, make_run: MakeRun, seed: int) -> None:
+    start(ws, make_run(seed=7))
+    start(ws, make_run(seed=seed))
+    assert [int(each) for each in runs_frame(ws)["seed"]] == [seed, 7]
+
+
 def test_a_list_takes_as_many_queries_however_many_runs(ws: Workspace, make_run: MakeRun) -> None:
     def queries(read: Callable[[], object]) -> int:
         told: list[str] = []

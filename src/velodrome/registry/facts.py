@@ -29,14 +29,19 @@ _EXACT = 2**53
 def facts_of(run_id: str, values: Mapping[str, Any]) -> Iterator[Fact]:
     """The facts of a run that nested plain values are, with dotted keys. None is that there is none.
 
-    What a ledger cannot keep is left out: a key of more than 512 bytes, or with a NUL.
+    What a ledger cannot keep is left out: a key of more than 512 bytes, or with a NUL. Of two values with one dotted key the same
+    counts always, in whatever order they are given.
 
     >>> [(fact.key, fact.value) for fact in facts_of("1", {"params": {"lr": 0.1, "refit": True, "early": None}})]
     [('params.lr', 0.1), ('params.refit', 'true'), ('params.early', None)]
     """
-    for key, value in flatten(values).items():
+    for key, value in flatten(_ordered(values)).items():
         if len(key.encode()) <= _LONGEST_KEY and "\0" not in key:
             yield Fact(f"run:{run_id}", key, plain_fact(value))
+
+
+def _ordered(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _ordered(item) if isinstance(item, Mapping) else item for key, item in sorted(values.items())}
 
 
 def record_facts(record: Record) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _SUMMARY = ("id", "name", "type", "state", "attempts", "started", "primary")
 _NEEDED = set(_SUMMARY) - {"primary"}
 _MOST = 10**9
 _MEND = "run `velodrome doctor`, which says more; `velodrome doctor --mend` makes facts anew"
+_BEYOND = 2**63
 _INTEGERS = ("attempts", "steps", "rows", "seed")
 _COLUMNS: dict[str, pl.DataType] = {
     **dict.fromkeys(("id", "name", "type", "state"), pl.String()),
@@ -103,6 +104,7 @@ def runs_frame(ws: Workspace, text: str = "", *, name: str | None = None, limit:
     """The runs that the words find, one a row, with a column for each metric, parameter and tag: `metrics.roc_auc`.
 
     Columns are called as the words call them. Numbers are Float64; where some runs have a number and others a text, texts.
+    So are all seeds, where one of them does not fit into 64 bits with a sign.
     What is known of a series has a column where the words name it.
 
     Raises:
@@ -182,6 +184,8 @@ def _attribute(facts: Sequence[_Facts], name: str, dtype: pl.DataType) -> pl.Ser
         values = [datetime.fromisoformat(value) for value in values]
     elif name in _INTEGERS:
         values = [None if value is None else int(value) for value in values]
+        if any(value is not None and not -_BEYOND <= value < _BEYOND for value in values):  # a seed
+            return pl.Series(name, [None if value is None else str(value) for value in values], pl.String())
     return pl.Series(name, values, dtype)
 
 
