@@ -232,6 +232,16 @@ def test_what_a_killed_process_left_is_a_note(patient: Patient) -> None:
     assert examine(patient.ws).notes == ()
 
 
+def test_a_ledger_that_was_lost(tmp_path: Path) -> None:
+    with open_folder(tmp_path) as ws:
+        ws.blobs.put(b"of a record that is gone")
+        assert examine(ws).problems == ()
+        later = replace(ws, clock=ManualClock(datetime.now(UTC) + timedelta(days=2)))
+        words, remedy = only(examine(later))
+    assert "the ledger has no record at all" in words
+    assert "name theirs" in remedy
+
+
 STRANGE = [
     "event SET time = x'ff' WHERE subject LIKE 'run:%'",
     "pointer SET value = x'ff' WHERE subject LIKE 'version:%'",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from velodrome.control.auditing import Audit, verify
-from velodrome.control.needed import EVER, KINDS, Standing, along, needed, survey
+from velodrome.control.needed import EVER, KINDS, Standing, along, needed, strange, survey
 from velodrome.core.digest import Digest
 from velodrome.core.errors import IntegrityError, MissingBlob, StorageError, VelodromeError
 from velodrome.core.units import parse_duration, show_bytes
@@ -45,6 +45,9 @@ __all__ = ["Findings", "examine", "mend", "missing_blobs"]
 
 _RESTORE = "restore a backup into an empty workspace: docs/backup.md"
 _BRING_BACK = "velodrome restore BACKUP --mend"
+_OTHER_LEDGER = (
+    "let `ledger` in velodrome.toml name theirs, or restore a backup into an empty workspace: docs/backup.md"
+)
 _MAKE_ANEW = "velodrome doctor --mend"
 _AHEAD = timedelta(minutes=1)
 
@@ -176,8 +179,14 @@ def _unneeded(seen: _Seen) -> Iterator[Finding]:
         return
     sizes: dict[str, int] = {digest: entry.size for digest, entry in seen.blobs.items()}
     lead = leads(seen.standing.graph, seen.ws.blobs, sizes, lenient=True)
-    kept, before = needed(seen.standing, lead, EVER), seen.now - _grace(seen.ws)
-    garbage = [entry for digest, entry in seen.blobs.items() if digest not in kept and entry.time < before]
+    before = seen.now - _grace(seen.ws)
+    old = {digest for digest, entry in seen.blobs.items() if entry.time < before}
+    if foreign := strange(seen.standing, old):  # what is young may be of a first record that is on its way
+        text = f"{len(foreign)} are here, but the ledger has no record at all: theirs is another, or was lost"
+        yield Finding("blobs", text, _OTHER_LEDGER)
+        return
+    kept = needed(seen.standing, lead, EVER)
+    garbage = [seen.blobs[digest] for digest in old - kept]
     if garbage:
         size = show_bytes(sum(entry.size for entry in garbage))
         yield Finding("blobs", f"{len(garbage)} are needed by nothing ({size})", "velodrome gc", "note")

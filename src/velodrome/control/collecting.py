@@ -20,13 +20,12 @@ from pathlib import Path
 import msgspec
 
 from velodrome.control.auditing import anchor, anchor_if_due
-from velodrome.control.needed import EVER, Standing, imagined, needed, survey
+from velodrome.control.needed import EVER, Standing, imagined, needed, strange, survey
 from velodrome.control.retiring import Given, let_stand, plan, retire
 from velodrome.core.digest import Digest
 from velodrome.core.errors import IntegrityError, StateError
 from velodrome.core.units import parse_duration, show_bytes
 from velodrome.data.layout import layouts_beyond
-from velodrome.registry.anchors import Anchor
 from velodrome.store.blobs import Entry
 from velodrome.store.collection import Horizon, find_horizon, leads, sweep
 from velodrome.store.holds import oldest_hold
@@ -182,13 +181,10 @@ def _since(ws: Workspace) -> datetime:
 
 def _require_ours(ws: Workspace, standing: Standing) -> None:
     """Refuse to empty a place of blobs by a ledger that knows of nothing: where `blobs` is told and `ledger` forgotten."""
-    if any(record.kind != Anchor.kind() for record in standing.graph.records.values()):
-        return
-    named = set[str]().union(*standing.graph.names.values())
-    if blobs := sum(digest not in named for digest in ws.blobs.list()):
+    if blobs := strange(standing, ws.blobs.list()):
         raise StateError(
             "the ledger has no record at all, but there are blobs, which may be of another ledger",
-            received=f"{blobs} blobs",
+            received=f"{len(blobs)} blobs",
             remedy="let `ledger` in velodrome.toml name theirs; if there is none, what is new here brings the first record",
         )
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from velodrome.data.fragments import REPLACED
+from velodrome.registry.anchors import Anchor
 from velodrome.registry.runs import RunState
 from velodrome.registry.versions import VersionState
 from velodrome.store.collection import Graph, Kinds, reach, read_graph
 from velodrome.store.ledger import Ledger
 from velodrome.store.tombstones import COLLECTED, tombstone
 
-__all__ = ["EVER", "KINDS", "Standing", "along", "imagined", "needed", "safe", "survey"]
+__all__ = ["EVER", "KINDS", "Standing", "along", "imagined", "needed", "safe", "strange", "survey"]
 
 EVER = datetime.max.replace(tzinfo=UTC)
 """The horizon beyond which nobody is at work."""
@@ -40,6 +41,7 @@ KINDS = Kinds(
 )
 """Every kind of record; a test compares. What came after something, or does it again, does not rest on it."""
 
+_ANCHOR = Anchor.kind()
 _TOMBSTONE = tombstone("")
 _MAY_STAND = (VersionState.DRAFT, VersionState.CANDIDATE, VersionState.APPROVED)
 _MAY_GO_ON = (RunState.CREATED, RunState.RUNNING)
@@ -94,6 +96,14 @@ def needed(standing: Standing, lead: Callable[[str], Iterable[str]], horizon: da
     ended = {node for node, time in standing.collected.items() if time <= horizon}
     young = (digest for digest, record in graph.records.items() if record.created >= horizon)
     return pinned | reach((*graph.roots, *young), lead, standing.gone | ended)
+
+
+def strange(standing: Standing, blobs: Iterable[str]) -> set[str]:
+    """The blobs that a ledger does not name that has no record at all: most likely theirs is another, or was lost."""
+    graph = standing.graph
+    if any(record.kind != _ANCHOR for record in graph.records.values()):
+        return set()
+    return set(blobs).difference(*graph.names.values())
 
 
 def _pinned(graph: Graph) -> Iterator[str]:

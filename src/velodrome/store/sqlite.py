@@ -28,9 +28,12 @@ _TRIES, _PAUSE = 3000, 0.02  # a minute, as long as any other lock is waited for
 _NETWORK = {"nfs", "nfs4", "cifs", "smb", "smbfs", "smb2", "afs", "9p", "fuse.sshfs", "glusterfs", "lustre", "ceph"}
 
 
+_RESTORE = "its file is damaged: restore a backup into an empty workspace (velodrome restore), and check the disk"
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another writer holds the ledger: look for its process",
     sqlite3.SQLITE_CANTOPEN: "check the permissions of its folder",
+    sqlite3.SQLITE_CORRUPT: _RESTORE,
+    sqlite3.SQLITE_NOTADB: _RESTORE,
     sqlite3.SQLITE_FULL: "its disk is full: make room (velodrome gc), and run the same again",
     sqlite3.SQLITE_IOERR: "its disk failed or is full: make room, look at the system's log, then run `velodrome doctor`",
     sqlite3.SQLITE_READONLY: "check the permissions of the file and of its folder",
