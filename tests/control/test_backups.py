@@ -263,6 +263,20 @@ def test_a_ledger_that_was_changed_by_hand_is_not_backed_up(ws: Workspace, place
     assert place.ids() == [first.backup.id]
 
 
+def test_two_workspaces_do_not_share_a_place(ws: Workspace, place: BackupPlace, open_ws: Open) -> None:
+    first = back_up(ws, place).backup
+    other = open_ws("other")
+    other.commit(Append("s", "t"))
+    with pytest.raises(ConfigurationError, match="of another workspace"):
+        back_up(other, place)
+    assert place.ids() == [first.id]
+    again = open_ws("again")
+    restore(again, place)
+    back_up(again, place)
+    ws.commit(Append("s", "t"))
+    assert back_up(ws, place).backup.id == place.ids()[0]
+
+
 @pytest.mark.parametrize("words", [("encrypted",), ("s3",), ("s3", "encrypted")], ids="+".join)
 def test_no_backup_goes_into_the_blobs_of_its_own_workspace(open_ws: Open, words: tuple[str, ...]) -> None:
     ws = filled(open_ws("own", *words))

@@ -8,7 +8,7 @@ digest, a restore is also the way from one database, bucket or key to another.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +19,8 @@ from velodrome.control.auditing import Audit, anchor
 from velodrome.control.auditing import verify as audit
 from velodrome.control.checkup import missing_blobs
 from velodrome.core.digest import Digest
-from velodrome.core.errors import ConfigurationError, IntegrityError, StateError
+from velodrome.core.errors import ConfigurationError, IntegrityError, StateError, StorageError
+from velodrome.registry.anchors import AUDIT
 from velodrome.store import schema
 from velodrome.store.backup import Backup, BackupPlace, copied_ledger, fill_ledger, require_sound
 from velodrome.store.blobs import Blob
@@ -63,11 +64,12 @@ def back_up(ws: Workspace, place: BackupPlace, *, verify: bool = False) -> Backu
         verify: read also what lies in the place since earlier backups, and mend it.
 
     Raises:
-        ConfigurationError: the place is that of the workspace's own blobs.
+        ConfigurationError: the place is that of the workspace's own blobs, or has the backups of another workspace.
         IntegrityError: the ledger or a blob is damaged, or a blob is missing. What came over stays for the next backup.
         StorageError: the place refused. Conflict: somebody collects, or makes a backup.
     """
     with _alone(ws) as folder:
+        _require_same(ws, place)
         _require_apart(ws, place)
         if any(_require_as_written(ws, "the ledger", _DOCTOR, histories=False).later.values()):
             anchor(ws)
@@ -159,6 +161,28 @@ def _opened(place: BackupPlace, id_: str | None, folder: Path) -> Iterator[_Open
     backup = place.read(id_)
     with place.opened_ledger(backup, folder) as ledger:
         yield backup, ledger, place.listing(backup)
+
+
+def _require_same(ws: Workspace, place: BackupPlace) -> None:
+    """Refuse a place of another workspace's backups, whose next restore would bring ours, as the newest. A backup of this
+    ledger, or of what it was restored from, has an anchor that this ledger knows.
+
+    Raises:
+        ConfigurationError: no backup in the place has one.
+    """
+    ours = {event.digest for event in ws.ledger.events(AUDIT)}
+    others = 0
+    for id_ in place.ids():
+        with suppress(StorageError):  # a damaged manifest tells nothing; `--list` names it
+            if (known := place.read(id_).anchor) in ours:
+                return
+            others += known is not None
+    if others:
+        raise ConfigurationError(
+            "the backups there are of another workspace, and a restore takes the newest",
+            received=f"{others} backups in {place.where}",
+            remedy="give this workspace a place of its own",
+        )
 
 
 def _require_apart(ws: Workspace, place: BackupPlace) -> None:
