@@ -289,6 +289,17 @@ def test_no_backup_goes_into_the_blobs_of_its_own_workspace(open_ws: Open, words
     assert (own.ids(), sorted(ws.blobs.list())) == ([], before)
 
 
+def test_a_place_in_which_nobody_may_delete_takes_backups(
+    ws: Workspace, place: BackupPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str) -> None:
+        raise StorageError(f"nobody may delete {name}", remedy="none")
+
+    monkeypatch.setattr(place.blobs.objects, "delete", refused)
+    done = back_up(ws, place)
+    assert check(ws, place).backup == done.backup
+
+
 def test_each_backup_holds_an_anchor_of_all_that_is_in_it(ws: Workspace, place: BackupPlace, open_ws: Open) -> None:
     first = back_up(ws, place).backup
     assert back_up(ws, place).backup.anchor == first.anchor
