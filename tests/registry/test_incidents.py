@@ -38,6 +38,11 @@ def test_they_are_told_in_order_and_what_every_run_has_is_not() -> None:
     ("type_", "body", "words"),
     [
         ("run.diverged", {"step": 3, "loss": "nan", "gradient_norm": "inf", "then": "skip"}, "step 3 was not finite"),
+        (
+            "run.diverged",
+            {"step": 3, "loss": "nan", "gradient_norm": "inf", "then": "skip", "not_finite": [17, 4]},
+            "gradient norm inf, NaN or infinity in rows 17, 4): skip",
+        ),
         ("run.evaluation-halved", {"rows": 4}, "4 rows at a time"),
         ("run.parameters-not-trained", {"names": ["a", "b"], "count": 2}, "does not move a, b"),
         (

@@ -335,6 +335,7 @@ def test_a_batch_that_diverges_is_passed_over_by_policy(what: Any) -> None:
         ((type_, body),) = [each for each in trial.told if each[0] != "run.parameters-without-gradient"]
         assert (type_, body["then"]) == ("run.diverged", "skip")
         assert 17 in body["rows"]
+        assert body["not_finite"] == [17]
     assert all(torch.isfinite(parameter).all() for parameter in trial.module.parameters())
     assert [step for step, lr in trial.histories.values["lr"].items() if np.isnan(lr)] == [
         next(step + 1 for step in range(7) if 17 in trial.order.ids_of(step))
@@ -533,7 +534,14 @@ def test_a_row_that_is_not_finite_never_reaches_the_weights() -> None:
     step = len(trial.histories.values.get("loss", {}))
     assert 17 in trial.order.ids_of(step)
     assert f"step {step + 1}" in str(caught.value)
+    assert "NaN or infinity in rows 17" in str(caught.value)
     assert all(torch.isfinite(parameter).all() for parameter in trial.module.parameters())
+
+
+def test_where_all_rows_are_finite_those_of_the_step_are_named() -> None:
+    trial = Trial(_plan(lr=lambda step: 1e30))
+    with pytest.raises(Diverged, match=r"rows \d+, \d+, \d+, \d+, \d+, \.\.\., all of them finite"):
+        trial.run()
 
 
 def test_a_loss_that_reaches_no_parameter_is_named() -> None:

@@ -1,6 +1,6 @@
 """What befell a run beside its beginning and its end, in words, from its events."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -42,10 +42,17 @@ def _names(body: dict[str, Any]) -> str:
     return ", ".join(names[:_MOST]) + (f" and {body['count'] - _MOST} more" if body["count"] > _MOST else "")
 
 
+def _rows(ids: Sequence[int]) -> str:
+    """Those that brought it about; older programs did not tell."""
+    shown = ", ".join(map(str, ids[:_MOST]))
+    return f", NaN or infinity in rows {shown}{', ...' if len(ids) > _MOST else ''}" if ids else ""
+
+
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "checkpoint.damaged": lambda body: f"the checkpoint of step {body['step']} was passed over: {body['reason']}",
     "run.diverged": lambda body: (
-        f"step {body['step']} was not finite (loss {body['loss']}, gradient norm {body['gradient_norm']}): {body['then']}"
+        f"step {body['step']} was not finite (loss {body['loss']}, gradient norm {body['gradient_norm']}"
+        f"{_rows(body.get('not_finite', ()))}): {body['then']}"
     ),
     "run.evaluation-halved": lambda body: f"memory ran out: evaluated {body['rows']} rows at a time from then on",
     "run.micro-batch-halved": lambda body: (

@@ -226,7 +226,7 @@ class Trainer:
         norm = _norm(gradients, self.module)
         if not math.isfinite(value + norm):
             if not (math.isfinite(value) and scaler.overflowed()):  # no scale makes a loss finite
-                _decide(plan, memory.step, value, norm, ids, self.tell)
+                _decide(plan, memory.step, (value, norm), ids, _not_finite(ids, inputs, target), self.tell)
             return value, norm, math.nan
         if plan.clip is not None and norm > plan.clip:
             torch._foreach_mul_(gradients, plan.clip / norm)
@@ -342,25 +342,39 @@ def _lowered(plan: Plan, memory: Memory, score: float) -> Memory:
     return msgspec.structs.replace(memory, lowered=memory.lowered * factor, plateau_waited=0)
 
 
+def _not_finite(
+    ids: npt.NDArray[np.integer[Any]], inputs: dict[str, torch.Tensor], target: torch.Tensor
+) -> npt.NDArray[np.integer[Any]]:
+    """Those of a batch's rows that hold NaN or infinity themselves."""
+    wrong = np.zeros(len(ids), dtype=bool)
+    for given in (*inputs.values(), target):
+        wrong |= ~torch.isfinite(given.reshape(len(ids), -1)).all(1).cpu().numpy()
+    return ids[wrong]
+
+
 def _decide(
     plan: Plan,
     step: int,
-    loss: float,
-    norm: float,
+    came_out: tuple[float, float],
     ids: npt.NDArray[np.integer[Any]],
+    not_finite: npt.NDArray[np.integer[Any]],
     tell: Callable[[str, dict[str, Any]], None],
 ) -> None:
     """What a loss or gradient that is not finite leads to; returns where only its batch is passed over."""
-    rows = ", ".join(map(str, ids[:5]))
+    loss, norm = came_out
+    blamed = not_finite if len(not_finite) else ids
+    rows = ", ".join(map(str, blamed[:5])) + (", ..." if len(blamed) > 5 else "")
     error = Diverged(
         f"step {step + 1} has a loss or gradient that is not finite",
-        received=f"loss {loss}, gradient norm {norm}; rows {rows}, ... of the snapshot",
+        received=f"loss {loss}, gradient norm {norm}; "
+        + (f"NaN or infinity in rows {rows}" if len(not_finite) else f"rows {rows}, all of them finite"),
         remedy="lower the learning rate, clip gradients (clip=1.0), or look at those rows: "
         f"velodrome runs samples RUN --step {step + 1}",
     )
     if plan.on_divergence == "stop":
         raise error
-    body = {"step": step + 1, "loss": str(loss), "gradient_norm": str(norm), "rows": [int(each) for each in ids[:100]]}
+    named = {"rows": ids[:100].tolist(), "not_finite": not_finite[:100].tolist()}
+    body = {"step": step + 1, "loss": str(loss), "gradient_norm": str(norm), **named}
     tell("run.diverged", body | {"then": plan.on_divergence})
     if plan.on_divergence == "roll back":
         raise RollBack(step, error)
