@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -592,6 +592,7 @@ def test_a_ledger_without_a_record_collects_nothing_of_anothers(place: Place, tm
     other = tmp_path / "other"
     other.mkdir()
     with open_folder(other, Config(blobs=str(place.ws.store / "blobs"), gc_grace="0s")) as ws:
+        ws = replace(ws, clock=ManualClock(datetime.now(UTC) + timedelta(days=2)))  # noqa: PLW2901
         for dry_run in (True, False):
             with pytest.raises(StateError, match="no record at all"):
                 collect(ws, dry_run=dry_run)

@@ -181,7 +181,7 @@ def _unneeded(seen: _Seen) -> Iterator[Finding]:
     lead = leads(seen.standing.graph, seen.ws.blobs, sizes, lenient=True)
     before = seen.now - _grace(seen.ws)
     old = {digest for digest, entry in seen.blobs.items() if entry.time < before}
-    if foreign := strange(seen.standing, old):  # what is young may be of a first record that is on its way
+    if foreign := strange(seen.standing, seen.blobs.values(), seen.now):
         text = f"{len(foreign)} are here, but the ledger has no record at all: theirs is another, or was lost"
         yield Finding("blobs", text, _OTHER_LEDGER)
         return

@@ -181,7 +181,7 @@ def _since(ws: Workspace) -> datetime:
 
 def _require_ours(ws: Workspace, standing: Standing) -> None:
     """Refuse to empty a place of blobs by a ledger that knows of nothing: where `blobs` is told and `ledger` forgotten."""
-    if blobs := strange(standing, ws.blobs.list()):
+    if blobs := strange(standing, ws.blobs.entries(), ws.clock.now()):
         raise StateError(
             "the ledger has no record at all, but there are blobs, which may be of another ledger",
             received=f"{len(blobs)} blobs",

@@ -9,12 +9,14 @@ of anything that was collected. *Collected* things lead nowhere else: from the o
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from velodrome.core.digest import Digest
 from velodrome.data.fragments import REPLACED
 from velodrome.registry.anchors import Anchor
 from velodrome.registry.runs import RunState
 from velodrome.registry.versions import VersionState
+from velodrome.store.blobs import Entry
 from velodrome.store.collection import Graph, Kinds, reach, read_graph
 from velodrome.store.ledger import Ledger
 from velodrome.store.tombstones import COLLECTED, tombstone
@@ -42,6 +44,7 @@ KINDS = Kinds(
 """Every kind of record; a test compares. What came after something, or does it again, does not rest on it."""
 
 _ANCHOR = Anchor.kind()
+_DAY = timedelta(days=1)
 _TOMBSTONE = tombstone("")
 _MAY_STAND = (VersionState.DRAFT, VersionState.CANDIDATE, VersionState.APPROVED)
 _MAY_GO_ON = (RunState.CREATED, RunState.RUNNING)
@@ -98,12 +101,15 @@ def needed(standing: Standing, lead: Callable[[str], Iterable[str]], horizon: da
     return pinned | reach((*graph.roots, *young), lead, standing.gone | ended)
 
 
-def strange(standing: Standing, blobs: Iterable[str]) -> set[str]:
-    """The blobs that a ledger does not name that has no record at all: most likely theirs is another, or was lost."""
+def strange(standing: Standing, blobs: Iterable[Entry], now: datetime) -> set[Digest]:
+    """Blobs older than a day that a ledger does not name that has no record at all: theirs is another, or was lost.
+
+    What is younger may be of a first record that is on its way, or of a process that was killed before it.
+    """
     graph = standing.graph
     if any(record.kind != _ANCHOR for record in graph.records.values()):
         return set()
-    return set(blobs).difference(*graph.names.values())
+    return {entry.digest for entry in blobs if entry.time < now - _DAY}.difference(*graph.names.values())
 
 
 def _pinned(graph: Graph) -> Iterator[str]:
