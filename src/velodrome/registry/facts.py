@@ -32,8 +32,8 @@ def facts_of(run_id: str, values: Mapping[str, Any]) -> Iterator[Fact]:
     What a ledger cannot keep is left out: a key of more than 512 bytes, or with a NUL. Of two values with one dotted key the same
     counts always, in whatever order they are given.
 
-    >>> [(fact.key, fact.value) for fact in facts_of("1", {"params": {"lr": 0.1, "refit": True, "early": None}})]
-    [('params.lr', 0.1), ('params.refit', 'true'), ('params.early', None)]
+    >>> [(fact.key, fact.value) for fact in facts_of("1", {"params": {"early": None, "lr": 0.1, "refit": True}})]
+    [('params.early', None), ('params.lr', 0.1), ('params.refit', 'true')]
     """
     for key, value in flatten(_ordered(values)).items():
         if len(key.encode()) <= _LONGEST_KEY and "\0" not in key:
