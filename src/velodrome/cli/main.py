@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -80,12 +80,10 @@ def main() -> None:
         raise
 
 
-def _called(*, as_json: bool) -> Any:
-    """What the command returns. A program that asked for JSON is told of wrong words in JSON too, not of their usage."""
-    if not as_json:
-        return app()
+def _called(*, as_json: bool) -> int:
+    """The exit code of the command. A program that asked for JSON is told of wrong words in JSON too, not of their usage."""
     try:
-        return app(standalone_mode=False)
+        return app(standalone_mode=not as_json) or 0
     except typer.TyperException as error:
         raise ConfigurationError(
             error.format_message().rstrip("."),
