@@ -120,9 +120,9 @@ def test_a_run_that_was_killed_or_failed_is_tried_again(ws: Workspace, make_run:
     finish(ws, run.id, outcome(ws, run))
     attempts = show_run(ws, run.id).attempts
     assert [(a.number, a.restored_step, a.redone, a.end) for a in attempts] == [
-        (1, None, 0, None),
-        (2, 5, 2, RunState.FAILED),
-        (3, None, 0, RunState.FINISHED),
+        (1, None, 0, "died"),
+        (2, 5, 2, "failed"),
+        (3, None, 0, "finished"),
     ]
     assert show_run(ws, run.id).last == {"loss": 1 / 5}
 

@@ -1,10 +1,10 @@
 """How often attempts die here: what the best interval between checkpoints is computed from.
 
 An attempt died if another one began after it without its having ended: a kill, a crash, a machine that went away. One that was
-asked to leave, or that failed by name, has saved or told what it could, and does not count.
+asked to leave, that failed by name, or that went back for a batch, has saved or told what it could, and does not count.
 """
 
-from velodrome.registry.runs import attempts_of
+from velodrome.registry.attempts import attempts_of
 from velodrome.registry.search import list_runs
 from velodrome.registry.time_spent import time_spent
 from velodrome.store.workspace import Workspace
@@ -23,7 +23,7 @@ def mean_time_between_failures(ws: Workspace) -> float | None:
     seconds, died = 0.0, 0
     for run in list_runs(ws, limit=_RUNS):
         events, checkpoints = (ws.ledger.events(f"{kind}:{run.id}") for kind in ("run", "checkpoints"))
-        dead = sum(attempt.end is None for attempt in attempts_of(events)[:-1])
+        dead = sum(attempt.end == "died" for attempt in attempts_of(events))
         seconds += sum(time_spent(events, checkpoints, ws.ledger.blocks(run.id) if dead else ()).values())
         died += dead
     return max(seconds / died, _SHORTEST) if died else None

@@ -9,7 +9,6 @@ Cost: a commit for each transition; reading a run costs four small queries.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +18,7 @@ from velodrome.core.digest import Digest
 from velodrome.core.errors import IntegrityError, NotFound, StateError, VelodromeError, name_of, nearest
 from velodrome.core.values import Record
 from velodrome.evaluation.report import Report
+from velodrome.registry.attempts import Attempt, attempts_of, describe_attempt
 from velodrome.registry.facts import facts_of, known_of, record_facts
 from velodrome.registry.incidents import IN_PART, Incident, incidents
 from velodrome.registry.series import (
@@ -31,20 +31,18 @@ from velodrome.registry.series import (
     summarise,
 )
 from velodrome.registry.time_spent import describe_time, time_spent
-from velodrome.store.ledger import Append, Drop, Event, Expect, Fact, Link, Move, Put, Write, digest_record, read_record
+from velodrome.store.ledger import Append, Drop, Expect, Fact, Link, Move, Put, Write, digest_record, read_record
 from velodrome.store.rows import moment_text
 from velodrome.store.tombstones import require_kept, tombstone
 from velodrome.store.trees import read_tree
 from velodrome.store.workspace import Workspace
 
 __all__ = [
-    "Attempt",
     "Failure",
     "Outcome",
     "Run",
     "RunDetails",
     "RunState",
-    "attempts_of",
     "begin_attempt",
     "code_of",
     "collect",
@@ -151,23 +149,6 @@ class Failure(Record, frozen=True, kw_only=True, tag="failure"):
     message: str
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One try at a run.
-
-    Attributes:
-        restored_step: the step whose checkpoint it went on from; None: it began from nothing.
-        redone: steps that the attempt before had done after that checkpoint, as far as its history tells.
-        ended: None while it runs, or when it was killed.
-    """
-
-    number: int
-    started: datetime
-    restored_step: int | None = None
-    redone: int = 0
-    ended: datetime | None = None
-    end: RunState | None = None
-
-
 class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a run on one page. `last` holds the last value of each series, `failure` why it failed, if it did,
     `time` seconds by what they were spent on."""
@@ -187,7 +168,7 @@ class RunDetails(msgspec.Struct, frozen=True, kw_only=True):
         """(label, value) pairs for a person."""
         inputs = ("name", "type", "key", "snapshot", "code", "environment", "seed", "owner", "judge")
         rows = [(label, getattr(self.run, label)) for label in inputs]
-        rows += [(f"attempt {attempt.number}", _attempt_line(attempt)) for attempt in self.attempts]
+        rows += [(f"attempt {attempt.number}", describe_attempt(attempt)) for attempt in self.attempts]
         rows += [(f"{each.time:%Y-%m-%d %H:%M:%S}", each.what) for each in self.incidents]
         if self.failure and self.state is RunState.FAILED:
             rows.append(("failure", f"{self.failure.error}: {self.failure.message}"))
@@ -470,28 +451,3 @@ def _newest(ws: Workspace, run_id: str, role: str, type_: type[_R]) -> _R | None
     linked = [edge.dst for edge in ws.ledger.edges(_subject(run_id), role=role)]
     newest = max(ws.ledger.rows("record", "digest", linked), default=None)  # rows begin with their position
     return read_record(ws.ledger, newest[1], type_) if newest else None
-
-
-def attempts_of(events: list[Event]) -> tuple[Attempt, ...]:
-    """The tries at a run, in their order, from the events of its chain."""
-    found: dict[int, Attempt] = {}
-    present = 0
-    for event in events:
-        if event.type in ("run.started", "run.resumed"):
-            present = event.body["attempt"]
-            found[present] = Attempt(number=present, started=event.time)
-        elif event.type == RESTORED:
-            step, redone = event.body["step"], event.body["redone"]
-            number = event.body["attempt"]
-            found[number] = msgspec.structs.replace(found[number], restored_step=step, redone=redone)
-        elif event.type in ("run.finished", "run.failed"):
-            end = RunState(event.type.removeprefix("run."))
-            found[present] = msgspec.structs.replace(found[present], ended=event.time, end=end)
-    return tuple(found.values())
-
-
-def _attempt_line(attempt: Attempt) -> str:
-    origin = (
-        f"from step {attempt.restored_step}, {attempt.redone} done again" if attempt.restored_step else "from nothing"
-    )
-    return f"{attempt.started:%Y-%m-%d %H:%M:%S}, {origin}, {attempt.end or 'running or killed'}"

@@ -17,12 +17,13 @@ from velodrome.data.own_snapshots import read_snapshot
 from velodrome.data.snapshots import Snapshot, fragments_of
 from velodrome.evaluation.gates import Verdict
 from velodrome.evaluation.report import Report
+from velodrome.registry.attempts import Attempt
 from velodrome.registry.curves import thin
 from velodrome.registry.differences import flatten
 from velodrome.registry.environment import Environment
 from velodrome.registry.incidents import Incident
 from velodrome.registry.provenance import Provenance
-from velodrome.registry.runs import Attempt, Failure, Outcome, Run, RunState, code_of, show_run
+from velodrome.registry.runs import Failure, Outcome, Run, RunState, code_of, show_run
 from velodrome.registry.series import PULSE, STEP_DIGEST, Series, SeriesKind, read_histories
 from velodrome.store.ledger import read_record
 from velodrome.store.workspace import Workspace
