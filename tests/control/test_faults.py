@@ -344,10 +344,10 @@ def _shown(fault: Fault) -> str:
     return f"{fault.kind}{' after' if fault.after else ''} {fault.of} {fault.call}"
 
 
-def each(n: int, quick: int) -> pytest.MarkDecorator:
-    """Each n-th experiment, and few of them for the quick tests; FAULTS_EVERY=1 in the environment makes all of them."""
+def each(n: int, quick: int | None = None) -> pytest.MarkDecorator:
+    """Each n-th experiment, and few of them for the quick tests if these are; FAULTS_EVERY=1 in the environment makes all."""
     n = min(n, int(os.environ.get("FAULTS_EVERY", n)))
-    return pytest.mark.parametrize("every", [pytest.param(n, marks=pytest.mark.slow), quick])
+    return pytest.mark.parametrize("every", [pytest.param(n, marks=pytest.mark.slow), *([quick] if quick else [])])
 
 
 @each(1, 11)
@@ -355,17 +355,17 @@ def test_a_snapshot(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, nothing).withstand(snapshot, every=every)
 
 
-@each(17, 97)
+@each(17)
 def test_a_run_with_checkpoints(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, nothing).withstand(run_with_checkpoints, every=every)
 
 
-@each(1, 61)
+@each(1)
 def test_a_run(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, nothing).withstand(run_without_refit, every=every)
 
 
-@each(23, 151)
+@each(23)
 def test_a_cycle(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, changed).withstand(cycle, every=every)
 
@@ -385,17 +385,17 @@ def test_a_loop_of_ones_own(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, nothing).withstand(loop_of_ones_own, every=every)
 
 
-@each(7, 29)
+@each(7)
 def test_a_collection(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, littered).withstand(collection, every=every)
 
 
-@each(11, 29)
+@each(11)
 def test_a_backup(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, champion).withstand(backup, every=every)
 
 
-@each(11, 29)
+@each(11)
 def test_a_restoration(tmp_path: Path, every: int) -> None:
     Bench(tmp_path, backed_up).withstand(restoration, every=every)
 

@@ -83,6 +83,7 @@ def test_an_early_end_leaves_no_thread() -> None:
     assert running() == 0
 
 
+@pytest.mark.slow
 def test_dropping_it_leaves_no_thread() -> None:
     results = prefetched(lambda piece: piece, count(), workers=2)
     next(results)
@@ -120,6 +121,7 @@ def test_an_interrupt_reaches_who_waits_for_a_result() -> None:
     assert running() == 0
 
 
+@pytest.mark.slow
 def test_a_process_exits_while_its_workers_work_and_one_hangs() -> None:
     program = """if True:
         import threading

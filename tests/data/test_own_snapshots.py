@@ -159,6 +159,7 @@ def test_what_cannot_be_loaded_is_named_with_its_function(ws: Workspace) -> None
     assert isinstance(said.value.__cause__, OSError)
 
 
+@pytest.mark.slow
 def test_what_hangs_is_named_after_the_patience_of_the_source(ws: Workspace) -> None:
     HELD["event"] = threading.Event()
     try:

@@ -194,6 +194,7 @@ def trained(kind: str, parts: list[tuple[int, int]]) -> bytes:
     return b"".join(parameter.detach().numpy().tobytes() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "own"])
 @pytest.mark.parametrize(
     "parts",
@@ -245,6 +246,7 @@ def seen(batches: Any, epochs: int) -> dict[tuple[int, int], bytes]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["layout", "images", "own"])
 def test_a_row_of_an_epoch_is_changed_the_same_by_any_batch_size_order_and_workers(tmp_path: Path, source: str) -> None:
     made: Any = {"x": np.random.default_rng(0).random((37, 2, 6, 5), dtype=np.float32)}

@@ -58,6 +58,7 @@ def one(column: list[Any], steps: list[Step], encoding: Encoding = "codes") -> t
     return preparation, apply(preparation, frame)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=25)
 @given(
     train=st.lists(ROW, min_size=1, max_size=12),

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+pytestmark = pytest.mark.slow  # together more than two seconds
+
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 DAYS = pl.col("month").eq(2) & pl.col("day").is_between(11, 13)
 """Three days with snow, and with the wind gauge's wrong reading."""

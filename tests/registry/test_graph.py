@@ -219,6 +219,7 @@ def test_edges_in_a_circle_end(ws: Workspace) -> None:
         assert walk(ws, first, down=down).nodes.keys() == {first, second}
 
 
+@pytest.mark.slow
 def test_a_long_way_is_walked(ws: Workspace) -> None:
     digests = [digest_bytes(str(number).encode()) for number in range(3000)]
     ws.commit(*(Link(digest, later, "input") for digest, later in pairwise(digests)))

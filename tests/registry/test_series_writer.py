@@ -495,6 +495,7 @@ def logging(ws: Workspace, attempt: int, first: int, seconds: float) -> Iterator
             os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_kill_loses_nothing_that_was_spooled(ws: Workspace, tmp_path: Path) -> None:
     with logging(ws, 1, 1, seconds=3600) as log_more:
         spooled(ws)

@@ -108,6 +108,7 @@ def test_deterministic_refuses_what_torch_cannot_repeat_and_only_during_the_run(
 # ------------------------------------------------------------------------------------------------------- what it learns from
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -239,6 +240,7 @@ def _precise(inputs: list[dict[str, Any]]) -> torch.nn.Module:
     return _Precise().double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "named"),
     [
