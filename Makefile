@@ -21,7 +21,7 @@ test: tools ## Everything: format, lint, types, imports, every test.
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 check: tools ## The same without the slow tests: about a minute.
-	$(BIN)/pytest --quiet -m "not slow" --numprocesses 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --quiet -m "not slow" --numprocesses 2 --dist worksteal
 
 bench: $(DEV) ## Run each benchmark; a ratio is printed last.
 	@status=0; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file" || status=1; done; exit $$status

@@ -6,7 +6,7 @@ The snapshot and the training layout are made as `run` would make them, which th
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ from velodrome.training.accounting import Stopwatch
 from velodrome.training.batch_sizes import SizeSuggestion, SizeTrial, doubled, suggest_size
 from velodrome.training.learners import Torch
 from velodrome.training.rate_range import RateStep, RateSuggestion, exploded, growing_rates, suggest_rate
-from velodrome.training.work import Unrecorded, Work
+from velodrome.training.work import Unrecorded, Work, forget
 
 __all__ = ["FoundBatch", "FoundRate", "find_batch", "find_lr"]
 
@@ -240,12 +240,8 @@ def _work(ws: Workspace, recipe: Recipe, source: Source, seed: int) -> Iterator[
             classes=len(rows.coding.classes),
             recorder=Unrecorded(),
             watch=Stopwatch(ws.clock.monotonic),
-            tell=_forget,
+            tell=forget,
         )
-
-
-def _forget(type_: str, body: dict[str, Any]) -> None:
-    return None
 
 
 def _nothing_falls(curve: tuple[RateStep, ...]) -> TrainingError:

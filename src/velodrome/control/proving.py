@@ -27,7 +27,7 @@ from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.checkpoints import Checkpoint, checkpoints_of
 from velodrome.training.learners import learner_kind
-from velodrome.training.work import Unrecorded
+from velodrome.training.work import Unrecorded, forget
 
 __all__ = ["Proof", "Reproduction", "prove", "reproduce"]
 
@@ -97,7 +97,7 @@ def prove(ws: Workspace, reference: str, *, steps: int = 20, checkpoint: int | N
     with recorded(ws, run) as assignment:
         watch, kept = Stopwatch(ws.clock.monotonic), Unrecorded()
         work = assignment.work(assignment.rows(), 0, kept, watch)
-        work = replace(work, passed_over=_rolled_back(ws, run), tell=_forget)
+        work = replace(work, passed_over=_rolled_back(ws, run), tell=forget)
         load(f"learner:{learner_kind(work.learner)}").repeat(work, begin.step, steps)
     differs = _first_difference(kept.values, before)
     return Proof(
@@ -162,10 +162,6 @@ def _chosen(ws: Workspace, run: Run, step: int | None, last: int) -> Checkpoint:
             remedy=f"there are those of steps {steps}" if steps else "none is kept: reproduce the whole run instead",
         )
     return found[0]
-
-
-def _forget(type_: str, body: dict[str, Any]) -> None:
-    """What a proof goes through is no part of the run's history."""
 
 
 def _rolled_back(ws: Workspace, run: Run) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from velodrome.store.workspace import Workspace
 from velodrome.training.accounting import Stopwatch
 from velodrome.training.learners import Learner
 
-__all__ = ["ITEMS", "Fitted", "Histories", "RollBack", "Unrecorded", "Work", "require_items"]
+__all__ = ["ITEMS", "Fitted", "Histories", "RollBack", "Unrecorded", "Work", "forget", "require_items"]
 
 ITEMS = ("model", "buffer", "optimizer", "ema", "rng/torch", "rng/numpy", "rng/python", "rng/cuda", "memory", "order")
 """What a checkpoint is made of, by the names under which `allow_missing` knows it."""
@@ -45,6 +45,10 @@ class Unrecorded:
 
     def flush(self) -> bool:
         return True
+
+
+def forget(type_: str, body: dict[str, Any]) -> None:
+    """A `Work.tell` for what is no part of any run's history."""
 
 
 class RollBack(Diverged):
